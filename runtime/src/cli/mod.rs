@@ -1,0 +1,63 @@
+//! The command line as data, one module a family of commands.
+
+pub(crate) mod image;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use uctr::Paths;
+
+/// What uctr itself failed at, as Docker and Podman number it (docker-run(1), "Exit status").
+const ENGINE_FAILED: u8 = 125;
+
+/// Runs containers from images, on a union filesystem of its own.
+#[derive(Debug, Parser)]
+#[command(name = "uctr", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Keeps images, containers and volumes in DIR, and their state in DIR/run.
+    #[arg(long, global = true, value_name = "DIR", env = "UCTR_ROOT")]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Image(image::ImageCommand),
+}
+
+/// What every command is given beside its own arguments.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The store, as `--root`, `UCTR_ROOT` or the user decides.
+    pub(crate) paths: Paths,
+}
+
+/// Runs the command and tells its exit status.
+pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<u8> {
+    let paths = match cli.root {
+        Some(root) => Paths::under(&std::path::absolute(root)?),
+        None => {
+            let lookup = |name: &str| std::env::var_os(name).map(PathBuf::from);
+            Paths::of_user(rustix::process::geteuid().as_raw(), lookup)
+        }
+    };
+    let context = Context { paths };
+    match cli.command {
+        Command::Image(command) => image::run(command, &context),
+    }
+}
+
+/// The exit status for a command that failed.
+pub(crate) fn exit_status(_failure: &anyhow::Error) -> u8 {
+    ENGINE_FAILED
+}
+
+/// Prints help where it was asked for (status 0), else what is wrong with the command line (status 125).
+pub(crate) fn refuse_usage(usage: &clap::Error) -> ExitCode {
+    // Nothing is left to be told to a caller whose terminal is gone.
+    drop(usage.print());
+    if usage.use_stderr() { ExitCode::from(ENGINE_FAILED) } else { ExitCode::SUCCESS }
+}
