@@ -1,0 +1,52 @@
+# What people type. Everything that is missing is installed by scripts/setup.sh.
+CARGO  ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+export PATH := $(CURDIR)/build/tools/bin:$(PATH)
+
+# The profile for tests: quick to build, with debug assertions, and fast enough for tests that mount.
+PROFILE := ci
+
+.PHONY: all build test check demo bench clean install help
+
+all: build
+
+help:
+	@echo "make build    both programs, optimised, in target/release"
+	@echo "make test     every test (as root, with /dev/fuse)"
+	@echo "make check    formatting, lints, documentation"
+	@echo "make demo     two real images and a tour of both programs"
+	@echo "make bench    the measurements (see benches/)"
+	@echo "make install  both programs to PREFIX ($(PREFIX))"
+	@echo "make clean    everything that was built or downloaded"
+
+build:
+	$(CARGO) build --release --locked
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked --profile $(PROFILE) -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --document-private-items --locked --quiet
+
+# TESTS narrows it down, in nextest's words: make test TESTS='-E "test(rename)"'
+test:
+	scripts/setup.sh
+	$(CARGO) test --workspace --doc --locked --quiet --profile $(PROFILE)
+	$(CARGO) nextest run --workspace --locked --cargo-profile $(PROFILE) $(TESTS)
+
+demo:
+	scripts/setup.sh demo
+	$(CARGO) build --release --locked
+	scripts/demo.sh
+
+bench:
+	scripts/setup.sh
+	$(CARGO) bench --workspace --locked
+
+install: build
+	install -D -m 755 target/release/unionfs $(DESTDIR)$(PREFIX)/bin/unionfs
+	install -D -m 755 target/release/uctr $(DESTDIR)$(PREFIX)/bin/uctr
+
+clean:
+	$(CARGO) clean
+	rm -rf build

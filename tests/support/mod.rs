@@ -1,0 +1,9 @@
+//! What the union's tests share: trees on disk, a model of what they should be, and the things under test.
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+
+pub(crate) mod branches;
+pub(crate) mod core;
+pub(crate) mod dir;
+pub(crate) mod layer;
+pub(crate) mod ops;
+pub(crate) mod tree;

@@ -1,0 +1,6 @@
+//! The union's rules without a mount: tables, and random operations against the model.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod model;
+mod support;
+mod union_model;
