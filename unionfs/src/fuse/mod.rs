@@ -1,0 +1,34 @@
+//! The kernel's side of the union: the FUSE protocol, spoken without a library's request loop.
+//!
+//! One codec (`wire`, `message`, `op`, `request`, `reply`) and one function from a request to a reply
+//! (`serve`) stand behind every way a request can come in (`classic`: reads of `/dev/fuse`). The crate fuser is
+//! used for what it is the right part for: fusermount3, the INIT handshake and capabilities (`negotiate`), and
+//! notifications. Its request loop is not used, because
+//!
+//! - it blocks in read(2) after each reply, and a wake-up across CPUs is most of what a message costs;
+//! - it does not pass on what a union needs: the kill flags of OPEN, SETATTR and SETXATTR, TMPFILE, STATX, SYNCFS,
+//!   a READDIRPLUS entry without attributes, lifetimes of names and attributes told apart;
+//! - it allocates for each directory reply and ties a node's number to its `st_ino`;
+//! - it knows only `/dev/fuse`, and this codec also serves FUSE over io_uring.
+
+mod api;
+mod classic;
+mod message;
+mod negotiate;
+mod op;
+mod reply;
+mod request;
+mod serve;
+mod serve_ops;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use api::Core;
+pub(crate) use classic::Classic;
+pub use negotiate::{Feature, Features};
+pub(crate) use negotiate::{MAX_WRITE, Negotiator, Wish};
+pub(crate) use reply::Timeout;
+pub(crate) use request::Dialect;
+pub(crate) use serve::{OpenPolicy, Policy, Service};
+pub use wire::Opcode;

@@ -1,0 +1,185 @@
+//! The operations of the protocol as values.
+
+use std::ffi::OsStr;
+
+use super::message::Rest;
+use super::wire;
+use crate::types::{FileKind, Ino, Name, NewNode, RenameFlags, Seek, SetAttr};
+
+/// One operation the kernel asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Op<'a> {
+    Lookup {
+        dir: Ino,
+        name: Name<'a>,
+    },
+    Forget {
+        node: Ino,
+        count: u64,
+    },
+    BatchForget(Forgets<'a>),
+    Getattr {
+        node: Ino,
+    },
+    Setattr {
+        node: Ino,
+        change: SetAttr,
+    },
+    Readlink {
+        node: Ino,
+    },
+    Symlink {
+        dir: Ino,
+        name: Name<'a>,
+        target: &'a OsStr,
+        new: NewNode,
+    },
+    Mknod {
+        dir: Ino,
+        name: Name<'a>,
+        kind: FileKind,
+        rdev: u32,
+        new: NewNode,
+    },
+    Mkdir {
+        dir: Ino,
+        name: Name<'a>,
+        new: NewNode,
+    },
+    Create {
+        dir: Ino,
+        name: Name<'a>,
+        new: NewNode,
+        exclusive: bool,
+    },
+    Tmpfile {
+        dir: Ino,
+        new: NewNode,
+    },
+    Unlink {
+        dir: Ino,
+        name: Name<'a>,
+    },
+    Rmdir {
+        dir: Ino,
+        name: Name<'a>,
+    },
+    Rename {
+        dir: Ino,
+        name: Name<'a>,
+        to_dir: Ino,
+        to: Name<'a>,
+        flags: RenameFlags,
+    },
+    Link {
+        node: Ino,
+        dir: Ino,
+        name: Name<'a>,
+    },
+    Open,
+    Release,
+    Opendir,
+    Releasedir,
+    Read {
+        node: Ino,
+        offset: u64,
+        size: u32,
+    },
+    Write {
+        node: Ino,
+        offset: u64,
+        data: &'a [u8],
+        kill_suidgid: bool,
+    },
+    Readdir {
+        dir: Ino,
+        after: u64,
+        size: u32,
+        plus: bool,
+    },
+    Statfs,
+    Fsync {
+        node: Ino,
+        datasync: bool,
+    },
+    Fsyncdir {
+        node: Ino,
+    },
+    Syncfs,
+    Getxattr {
+        node: Ino,
+        name: &'a OsStr,
+        size: u32,
+    },
+    Listxattr {
+        node: Ino,
+        size: u32,
+    },
+    Setxattr {
+        node: Ino,
+        name: &'a OsStr,
+        value: &'a [u8],
+        flags: u32,
+        kill_sgid: bool,
+    },
+    Removexattr {
+        node: Ino,
+        name: &'a OsStr,
+    },
+    Fallocate {
+        node: Ino,
+        mode: u32,
+        offset: u64,
+        len: u64,
+    },
+    Lseek {
+        node: Ino,
+        offset: u64,
+        whence: Seek,
+    },
+    CopyFileRange {
+        from: Ino,
+        from_offset: u64,
+        to: Ino,
+        to_offset: u64,
+        len: u64,
+        wide: bool,
+    },
+    Ioctl {
+        node: Ino,
+        cmd: u32,
+        data: &'a [u8],
+        out_size: u32,
+    },
+    Destroy,
+    /// Refused with `ENOSYS`, which the kernel remembers for most kinds and asks no more.
+    Refused,
+}
+
+/// The nodes of a BATCH_FORGET, each with the references given back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forgets<'a> {
+    left: u32,
+    rest: Rest<'a>,
+}
+
+impl<'a> Forgets<'a> {
+    /// The first `count` records of `rest`, or as many as there are.
+    pub(super) const fn new(count: u32, rest: Rest<'a>) -> Self {
+        Self { left: count, rest }
+    }
+}
+
+impl Iterator for Forgets<'_> {
+    type Item = (Ino, u64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            self.left = self.left.checked_sub(1)?;
+            let one: wire::ForgetOne = self.rest.fixed().ok()?;
+            if let Some(node) = Ino::new(one.nodeid) {
+                return Some((node, one.nlookup));
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! One request in, one reply out: the translation between the protocol and the core.
+//!
+//! Every operation is three beats: take the arguments, call the core, write what it returned. What needs a fourth
+//! belongs to the core. The policy on top of that is one: *answer once*. Only this server changes the branches, so
+//! names (also absent ones), attributes, symlinks and listings are given for good, and what the kernel need not ask
+//! is refused with `ENOSYS`, which it remembers for the life of the mount:
+//!
+//! - OPENDIR: listings have stable offsets, so no state belongs to an open directory (kernel ≥ 5.1);
+//! - OPEN, in the stateless mode: data goes by node (kernel ≥ 3.16), and CREATE's handle is never given back;
+//! - FLUSH, ACCESS (permissions are the kernel's to check), STATX (it adds only the time of birth), POLL, locks
+//!   (the kernel's own suffice), INTERRUPT (a request once read is always answered), BMAP.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tracing::{debug, error, trace, warn};
+
+use super::api::Core;
+use super::message::Message;
+use super::op::Op;
+use super::reply::{Opened, Reply, Timeout};
+use super::request::Dialect;
+use super::wire::{Opcode, flag};
+use crate::error::{Errno, Error, Result};
+
+/// What a mount promises the kernel, fixed when it is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    /// How long a name, present or absent, is valid.
+    pub(crate) name_for: Timeout,
+    /// How long attributes are valid.
+    pub(crate) attr_for: Timeout,
+    /// Whether OPEN is answered at all.
+    pub(crate) open: OpenPolicy,
+    /// Whether fsync(2) and syncfs(2) reach the branches; else the kernel is told not to ask.
+    pub(crate) durable: bool,
+    /// Whether extended attributes are served; else the kernel is told not to ask.
+    pub(crate) xattrs: bool,
+    /// How requests are laid out.
+    pub(crate) dialect: Dialect,
+}
+
+/// What becomes of OPEN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenPolicy {
+    /// Refused for good: open(2) and close(2) send no message.
+    Never,
+    /// Answered: files are cached by the kernel and keep their cache.
+    Cached,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Success, with this many bytes of payload.
+    Payload(usize),
+    /// Failure, with this errno.
+    Refused(Errno),
+    /// The kernel expects no reply.
+    Silent,
+}
+
+/// The core, served by a policy.
+#[derive(Debug)]
+pub(crate) struct Service<C> {
+    pub(super) core: Arc<C>,
+    pub(super) policy: Policy,
+}
+
+impl<C: Core> Service<C> {
+    /// Serves `core` by `policy`.
+    pub(crate) const fn new(core: Arc<C>, policy: Policy) -> Self {
+        Self { core, policy }
+    }
+
+    /// Answers one request, with the payload in `room`.
+    ///
+    /// A panic costs the caller an `EIO` and nobody else anything: the server goes on.
+    pub(crate) fn serve(&self, message: &Message<'_>, room: &mut [u8]) -> Answer {
+        let opcode = message.opcode();
+        let answer = catch_unwind(AssertUnwindSafe(|| self.answer(message, room)));
+        let answer = answer.unwrap_or_else(|_| {
+            error!(op = opcode.name(), node = message.header.nodeid, "panic while serving; answered EIO");
+            if silent(opcode) { Answer::Silent } else { Answer::Refused(Errno::IO) }
+        });
+        trace!(op = opcode.name(), node = message.header.nodeid, pid = message.header.pid, ?answer);
+        answer
+    }
+
+    fn answer(&self, message: &Message<'_>, room: &mut [u8]) -> Answer {
+        let op = match Op::parse(message, self.policy.dialect) {
+            Ok(op) => op,
+            Err(refused) if silent(message.opcode()) => {
+                warn!(op = message.opcode().name(), %refused, "malformed request");
+                return Answer::Silent;
+            }
+            Err(refused) => return refuse(message.opcode(), refused),
+        };
+        if self.never_asked(&op) {
+            return Answer::Refused(Errno::NOSYS);
+        }
+        match op {
+            Op::Forget { node, count } => self.core.forget(node, count),
+            Op::BatchForget(nodes) => nodes.for_each(|(node, count)| self.core.forget(node, count)),
+            op => {
+                return match self.act(op, Reply::into(room)) {
+                    Ok(bytes) => Answer::Payload(bytes),
+                    Err(refused) => refuse(message.opcode(), refused),
+                };
+            }
+        }
+        Answer::Silent
+    }
+
+    /// Whether the kernel is to be told never to ask for this again.
+    const fn never_asked(&self, op: &Op<'_>) -> bool {
+        match op {
+            Op::Refused | Op::Opendir => true,
+            Op::Open => matches!(self.policy.open, OpenPolicy::Never),
+            Op::Fsync { .. } | Op::Fsyncdir { .. } | Op::Syncfs => !self.policy.durable,
+            Op::Getxattr { .. } | Op::Listxattr { .. } | Op::Setxattr { .. } | Op::Removexattr { .. } => {
+                !self.policy.xattrs
+            }
+            _ => false,
+        }
+    }
+
+    fn act(&self, op: Op<'_>, out: Reply<'_>) -> Result<usize> {
+        let core = &*self.core;
+        match op {
+            Op::Lookup { dir, name } => self.lookup(dir, name, out),
+            Op::Getattr { node } => out.attr(&core.getattr(node)?, self.policy.attr_for),
+            Op::Setattr { node, change } => out.attr(&core.setattr(node, &change)?, self.policy.attr_for),
+            Op::Readlink { node } => out.bytes(core.readlink(node)?.as_encoded_bytes()),
+            Op::Symlink { dir, name, target, new } => self.entry(core.symlink(dir, name, target, &new)?, out),
+            Op::Mknod { dir, name, kind, rdev, new } => {
+                self.entry(core.mknod(dir, name, kind, rdev, &new)?, out)
+            }
+            Op::Mkdir { dir, name, new } => self.entry(core.mkdir(dir, name, &new)?, out),
+            Op::Create { dir, name, new, exclusive } => self.create(dir, name, &new, exclusive, out),
+            Op::Tmpfile { dir, new } => self.created(core.tmpfile(dir, &new)?, out),
+            Op::Link { node, dir, name } => self.entry(core.link(node, dir, name)?, out),
+            Op::Unlink { dir, name } => core.unlink(dir, name).map(nothing),
+            Op::Rmdir { dir, name } => core.rmdir(dir, name).map(nothing),
+            Op::Rename { dir, name, to_dir, to, flags } => {
+                core.rename(dir, name, to_dir, to, flags).map(nothing)
+            }
+            Op::Open => out.opened(CACHED),
+            Op::Release | Op::Releasedir | Op::Destroy => Ok(0),
+            Op::Readdir { dir, after, size, plus } => self.readdir(dir, after, size, plus, out),
+            Op::Read { node, offset, size } => core.read(node, offset, out.room(size)),
+            Op::Write { node, offset, data, kill_suidgid } => {
+                out.written(core.write(node, offset, data, kill_suidgid)?)
+            }
+            Op::Statfs => out.statfs(&core.statfs()?),
+            Op::Fsync { node, datasync } => core.fsync(node, datasync).map(nothing),
+            Op::Fsyncdir { node } => core.fsync_dir(node).map(nothing),
+            Op::Syncfs => core.syncfs().map(nothing),
+            Op::Getxattr { node, name, size } => out.xattr(&core.getxattr(node, name)?, size),
+            Op::Listxattr { node, size } => out.xattr(&core.listxattr(node)?, size),
+            Op::Setxattr { node, name, value, flags, kill_sgid } => {
+                self.setxattr(node, name, value, flags, kill_sgid)
+            }
+            Op::Removexattr { node, name } => core.removexattr(node, name).map(nothing),
+            Op::Fallocate { node, mode, offset, len } => core.fallocate(node, mode, offset, len).map(nothing),
+            Op::Lseek { node, offset, whence } => out.offset(core.lseek(node, offset, whence)?),
+            Op::CopyFileRange { from, from_offset, to, to_offset, len, wide } => {
+                self.copy_file_range((from, from_offset), (to, to_offset), len, wide, out)
+            }
+            Op::Ioctl { node, cmd, data, out_size } => self.ioctl(node, cmd, data, out_size, out),
+            Op::Opendir | Op::Refused | Op::Forget { .. } | Op::BatchForget(_) => {
+                Err(Error::rule("dispatch", Errno::IO)) // answered before
+            }
+        }
+    }
+}
+
+/// How a cached open is answered: the pages stay, and close(2) sends no FLUSH (kernel ≥ 5.16).
+pub(super) const CACHED: Opened =
+    Opened { handle: 0, flags: flag::FOPEN_KEEP_CACHE | flag::FOPEN_NOFLUSH, backing_id: 0 };
+
+/// The payload of an operation that only succeeds.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+pub(super) const fn nothing((): ()) -> usize {
+    0
+}
+
+const fn silent(opcode: Opcode) -> bool {
+    matches!(opcode, Opcode::FORGET | Opcode::BATCH_FORGET)
+}
+
+/// Turns a failure of the core into an answer, and logs it once, by how surprising it is.
+///
+/// An `ENOSYS` of a branch must not be seen as ours: the kernel would never ask again, for any file of the mount.
+fn refuse(opcode: Opcode, refused: Error) -> Answer {
+    let errno = match refused.errno {
+        Errno::NOSYS => Errno::OPNOTSUPP,
+        errno => errno,
+    };
+    match errno {
+        Errno::IO | Errno::STALE | Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
+            warn!(op = opcode.name(), %refused, "refused");
+        }
+        _ => debug!(op = opcode.name(), %refused, "refused"),
+    }
+    Answer::Refused(errno)
+}

@@ -1,0 +1,125 @@
+//! The operations of [`Service`] that need more than one line.
+
+use std::ffi::OsStr;
+
+use super::api::Core;
+use super::reply::Reply;
+use super::serve::{CACHED, Service, nothing};
+use crate::error::{Errno, Error, Result};
+use crate::types::{Entry, Ino, Name, NewNode, SetAttr};
+
+/// `FS_IOC_GETFLAGS` of a 64-bit kernel, which the kernel sends whatever the caller is (`fs/fuse/ioctl.c`).
+const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
+/// `FS_IOC_SETFLAGS`, likewise.
+const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
+
+impl<C: Core> Service<C> {
+    pub(super) fn lookup(&self, dir: Ino, name: Name<'_>, out: Reply<'_>) -> Result<usize> {
+        match self.core.lookup(dir, name)? {
+            Some(entry) => self.entry(entry, out),
+            None => out.absent(self.policy.name_for),
+        }
+    }
+
+    pub(super) fn entry(&self, entry: Entry, out: Reply<'_>) -> Result<usize> {
+        out.entry(&entry, self.policy.name_for, self.policy.attr_for)
+    }
+
+    pub(super) fn created(&self, entry: Entry, out: Reply<'_>) -> Result<usize> {
+        out.created(&entry, CACHED, self.policy.name_for, self.policy.attr_for)
+    }
+
+    /// Creates and opens a file that the kernel believes absent.
+    ///
+    /// If it exists all the same and the caller did not ask for `O_EXCL`, the answer is `ESTALE`: the kernel walks
+    /// the path once more without trusting its names (`do_filp_open`), finds the object and opens it as what it is.
+    pub(super) fn create(
+        &self,
+        dir: Ino,
+        name: Name<'_>,
+        new: &NewNode,
+        exclusive: bool,
+        out: Reply<'_>,
+    ) -> Result<usize> {
+        let entry = self.core.create(dir, name, new).map_err(|refused| {
+            let retry = refused.errno == Errno::EXIST && !exclusive;
+            if retry { Error { errno: Errno::STALE, ..refused } } else { refused }
+        })?;
+        self.created(entry, out)
+    }
+
+    pub(super) fn readdir(
+        &self,
+        dir: Ino,
+        after: u64,
+        size: u32,
+        plus: bool,
+        out: Reply<'_>,
+    ) -> Result<usize> {
+        let mut listing = out.listing(size, plus);
+        self.core.read_dir(dir, after, &mut |entry| listing.push(&entry))?;
+        listing.describe(self.policy.name_for, self.policy.attr_for, |name| {
+            // A name that went or cannot be looked up just now is listed without attributes.
+            self.core.lookup(dir, Name::from_bytes(name).ok()?).ok()?
+        });
+        Ok(listing.len())
+    }
+
+    /// Sets an attribute. The mode that an access ACL implies is the branch's business, but only the kernel knows
+    /// whether the caller may keep the set-group-ID bit, so `kill_sgid` takes it away afterwards.
+    pub(super) fn setxattr(
+        &self,
+        node: Ino,
+        name: &OsStr,
+        value: &[u8],
+        flags: u32,
+        kill_sgid: bool,
+    ) -> Result<usize> {
+        self.core.setxattr(node, name, value, flags)?;
+        if kill_sgid {
+            let mode = self.core.getattr(node)?.mode;
+            if mode & libc::S_ISGID != 0 {
+                let mode = Some(mode & 0o7777 & !libc::S_ISGID);
+                self.core.setattr(node, &SetAttr { mode, ..SetAttr::default() })?;
+            }
+        }
+        Ok(0)
+    }
+
+    /// Copies between two files. The older message counts what was copied in 32 bits, so it copies less at a time.
+    pub(super) fn copy_file_range(
+        &self,
+        (from, from_offset): (Ino, u64),
+        (to, to_offset): (Ino, u64),
+        len: u64,
+        wide: bool,
+        out: Reply<'_>,
+    ) -> Result<usize> {
+        const NARROW_MAX: u64 = 0xffff_f000;
+        let len = if wide { len } else { len.min(NARROW_MAX) };
+        let copied = self.core.copy_file_range(from, from_offset, to, to_offset, len)?;
+        if wide { out.copied(copied) } else { out.written(copied) }
+    }
+
+    /// The inode flags of chattr(1); any other command is not one of this filesystem.
+    pub(super) fn ioctl(
+        &self,
+        node: Ino,
+        cmd: u32,
+        data: &[u8],
+        out_size: u32,
+        out: Reply<'_>,
+    ) -> Result<usize> {
+        const SHORT: Error = Error::rule("ioctl size", Errno::INVAL);
+        match cmd {
+            FS_IOC_GETFLAGS if out_size < 4 => Err(SHORT),
+            FS_IOC_GETFLAGS => out.ioctl(&self.core.inode_flags(node)?.to_ne_bytes()),
+            FS_IOC_SETFLAGS => {
+                let flags = data.first_chunk().ok_or(SHORT)?;
+                self.core.set_inode_flags(node, u32::from_ne_bytes(*flags)).map(nothing)?;
+                out.ioctl(&[])
+            }
+            _ => Err(Error::rule("ioctl", Errno::NOTTY)),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The double behind a real mount: that the kernel and this server understand each other.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use super::double::Double;
+use crate::mount::{MountError, MountOptions, Unmounter};
+
+/// A mounted double; unmounted at the end of the test, whatever comes.
+struct Mounted {
+    dir: tempfile::TempDir,
+    core: Arc<Double>,
+    unmounter: Unmounter,
+    server: Option<JoinHandle<Result<(), MountError>>>,
+}
+
+impl Mounted {
+    fn new(with: impl FnOnce(MountOptions) -> MountOptions) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let core = Arc::new(Double::new());
+        let server = with(MountOptions::new(dir.path())).mount(Arc::clone(&core)).unwrap();
+        let unmounter = server.unmounter();
+        let server = Some(thread::spawn(move || server.run()));
+        Self { dir, core, unmounter, server }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.unmounter.detach().ok();
+        } else {
+            self.unmounter.unmount().unwrap();
+            self.server.take().unwrap().join().unwrap().unwrap();
+        }
+    }
+}
+
+#[test]
+fn tree_of_every_kind_reads_back() {
+    let mnt = Mounted::new(|options| options.fsname("double,x"));
+    let at = |name: &str| mnt.path().join(name);
+    fs::create_dir(at("d")).unwrap();
+    fs::write(at("d/f"), b"hello").unwrap();
+    symlink("d/f", at("l")).unwrap();
+    fs::hard_link(at("d/f"), at("h")).unwrap();
+    assert_eq!(fs::read(at("l")).unwrap(), b"hello");
+    assert_eq!(fs::metadata(at("h")).unwrap().ino(), fs::metadata(at("d/f")).unwrap().ino());
+    fs::rename(at("h"), at("d/g")).unwrap();
+    let mut names: Vec<_> = fs::read_dir(at("d"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["f", "g"]);
+    assert_eq!(fs::remove_dir(at("d")).unwrap_err().raw_os_error(), Some(libc::ENOTEMPTY));
+    for name in ["d/f", "d/g", "l"] {
+        fs::remove_file(at(name)).unwrap();
+    }
+    fs::remove_dir(at("d")).unwrap();
+    assert_eq!(fs::read_dir(mnt.path()).unwrap().count(), 0);
+    let line = fs::read_to_string("/proc/mounts").unwrap();
+    let line = line.lines().find(|line| line.contains(mnt.path().to_str().unwrap())).unwrap().to_owned();
+    assert!(line.starts_with("double,x ") && line.contains(" fuse.unionfs "), "{line}");
+}
+
+#[test]
+fn data_larger_than_a_message_round_trips() {
+    let mnt = Mounted::new(|options| options);
+    let data: Vec<u8> = (0..3_000_001u32).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[2]).collect();
+    let path = mnt.path().join("big");
+    File::create(&path).unwrap().write_all(&data).unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let mut back = Vec::new();
+    (&file).read_to_end(&mut back).unwrap();
+    assert!(back == data, "content differs");
+    file.set_len(10).unwrap();
+    file.write_all_at(b"xy", 8).unwrap();
+    assert_eq!(fs::read(&path).unwrap()[6..], [data[6], data[7], b'x', b'y']);
+    assert_eq!(mnt.core.nodes.lock().values().filter(|node| node.data.len() == 10).count(), 1);
+}
+
+#[test]
+fn listing_of_many_names_is_complete_and_each_counts_one_lookup() {
+    let mnt = Mounted::new(|options| options);
+    for i in 0..3000 {
+        File::create(mnt.path().join(format!("name-{i}"))).unwrap();
+    }
+    let drop_caches = || fs::write("/proc/sys/vm/drop_caches", "2");
+    if drop_caches().is_err() {
+        eprintln!("SKIP the count of lookups: not root");
+        return;
+    }
+    assert_eq!(fs::read_dir(mnt.path()).unwrap().count(), 3000);
+    for i in 0..3000 {
+        fs::remove_file(mnt.path().join(format!("name-{i}"))).unwrap();
+    }
+    // Each FORGET brings back what every reply has counted: with no name and no user left, nothing remains.
+    let held = || mnt.core.nodes.lock().values().map(|node| node.lookups).sum::<u64>();
+    for _ in 0..100 {
+        if held() == 0 {
+            return;
+        }
+        thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("{} references are left over", held());
+}

@@ -1,0 +1,220 @@
+//! How and where a union is to be mounted.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::info;
+
+use super::error::MountError;
+use super::{Server, attach};
+use crate::error::Errno;
+use crate::fuse::{Core, Dialect, Features, Negotiator, OpenPolicy, Policy, Service, Timeout, Wish};
+
+/// Who may use the mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Whoever mounted it, and nobody else, not even root.
+    #[default]
+    Owner,
+    /// Everyone, as far as modes and ACLs allow (`allow_other`).
+    Everyone,
+}
+
+/// How the data of files is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoMode {
+    /// What suits the mount best.
+    #[default]
+    Auto,
+    /// Open and close send no message, reads and writes do; one page cache for each file, also across copy-up.
+    Stateless,
+}
+
+bitflags::bitflags! {
+    /// Flags of mount(2) that make sense for a union.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct MountFlags: libc::c_ulong {
+        /// No changes through this mount.
+        const READ_ONLY = libc::MS_RDONLY;
+        /// Device nodes cannot be opened.
+        const NODEV = libc::MS_NODEV;
+        /// Set-user-ID, set-group-ID and file capabilities do nothing.
+        const NOSUID = libc::MS_NOSUID;
+        /// Programs cannot be executed.
+        const NOEXEC = libc::MS_NOEXEC;
+        /// Reading does not change the time of last access.
+        const NOATIME = libc::MS_NOATIME;
+        /// Nor does it for directories.
+        const NODIRATIME = libc::MS_NODIRATIME;
+        /// Every write is on disk when it returns.
+        const SYNC = libc::MS_SYNCHRONOUS;
+        /// Every change of a directory is on disk when it returns.
+        const DIRSYNC = libc::MS_DIRSYNC;
+        /// Symbolic links are not followed (kernel ≥ 5.10).
+        const NOSYMFOLLOW = libc::MS_NOSYMFOLLOW;
+    }
+}
+
+/// How and where a union is to be mounted; each method takes the options and gives them back changed.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct MountOptions {
+    pub(super) mountpoint: PathBuf,
+    pub(super) fsname: String,
+    pub(super) subtype: String,
+    pub(super) access: Access,
+    pub(super) flags: MountFlags,
+    pub(super) default_permissions: bool,
+    writeback: bool,
+    acl: bool,
+    xattrs: bool,
+    durable: bool,
+    timeout: Option<Duration>,
+    threads: usize,
+    io: IoMode,
+}
+
+impl MountOptions {
+    /// A mount on `mountpoint` with the defaults: for its owner only, permissions checked by the kernel, names and
+    /// attributes valid for good, ACLs and extended attributes served, changes as durable as fsync(2) promises.
+    pub fn new(mountpoint: impl Into<PathBuf>) -> Self {
+        Self {
+            mountpoint: mountpoint.into(),
+            fsname: "unionfs".to_owned(),
+            subtype: "unionfs".to_owned(),
+            access: Access::default(),
+            flags: MountFlags::default(),
+            default_permissions: true,
+            writeback: false,
+            acl: true,
+            xattrs: true,
+            durable: true,
+            timeout: None,
+            threads: 4,
+            io: IoMode::default(),
+        }
+    }
+
+    /// The source that `/proc/mounts` shows.
+    pub fn fsname(mut self, fsname: impl Into<String>) -> Self {
+        self.fsname = fsname.into();
+        self
+    }
+
+    /// The type that `/proc/mounts` shows behind `fuse.`.
+    pub fn subtype(mut self, subtype: impl Into<String>) -> Self {
+        self.subtype = subtype.into();
+        self
+    }
+
+    /// Who may use the mount.
+    pub const fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Flags of mount(2).
+    pub const fn flags(mut self, flags: MountFlags) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    /// Whether the kernel checks modes (and ACLs); else everything is allowed to whom [`Access`] lets in.
+    pub const fn default_permissions(mut self, check: bool) -> Self {
+        self.default_permissions = check;
+        self
+    }
+
+    /// Whether the kernel collects small writes and sends them later.
+    pub const fn writeback(mut self, writeback: bool) -> Self {
+        self.writeback = writeback;
+        self
+    }
+
+    /// Whether access control lists (acl(5)) are enforced.
+    pub const fn acl(mut self, acl: bool) -> Self {
+        self.acl = acl;
+        self
+    }
+
+    /// Whether extended attributes are served; without them no message asks for any.
+    pub const fn xattrs(mut self, xattrs: bool) -> Self {
+        self.xattrs = xattrs;
+        self
+    }
+
+    /// Whether fsync(2) and syncfs(2) reach the branches; without, they return at once and promise nothing.
+    pub const fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
+    }
+
+    /// How long the kernel may believe names and attributes; `None` for good, which is right while nobody changes a
+    /// branch behind the union's back.
+    pub const fn timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How many threads serve at most.
+    pub const fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// How the data of files is reached.
+    pub const fn io(mut self, io: IoMode) -> Self {
+        self.io = io;
+        self
+    }
+
+    /// Mounts `core` and agrees with the kernel on features. Requests wait until [`Server::run`].
+    ///
+    /// # Errors
+    ///
+    /// See [`MountError`]; nothing stays mounted then.
+    pub fn mount<C: Core>(self, core: Arc<C>) -> Result<Server<C>, MountError> {
+        let path = self.checked_mountpoint()?;
+        let wish = Wish { writeback: self.writeback, acl: self.acl };
+        let (negotiator, agreed) = Negotiator::new(wish);
+        let (session, channel, guard) = attach::attach(&self, negotiator, &path)?;
+        let unanswered = || MountError::Handshake { source: io::Error::other("INIT was not answered") };
+        let features = agreed.get().cloned().ok_or_else(unanswered)?;
+        let service = Arc::new(Service::new(core, self.policy(&features)));
+        info!(at = ?path, protocol = ?features.protocol, "mounted");
+        Ok(Server { service, channel, features, threads: self.threads.max(1), guard, session })
+    }
+
+    /// The mount point with no symbolic link left in it, which must be a directory (`rootmode` in mount.fuse(8)).
+    fn checked_mountpoint(&self) -> Result<PathBuf, MountError> {
+        let refused = |source: io::Error| MountError::Mountpoint {
+            path: self.mountpoint.clone(),
+            source: Errno::from_io_error(&source).unwrap_or(Errno::IO),
+        };
+        let path = fs::canonicalize(&self.mountpoint).map_err(refused)?;
+        if fs::metadata(&path).map_err(refused)?.is_dir() {
+            Ok(path)
+        } else {
+            Err(MountError::NotDirectory { path })
+        }
+    }
+
+    fn policy(&self, features: &Features) -> Policy {
+        let timeout = self.timeout.map_or(Timeout::FOREVER, Timeout::from);
+        let open = match self.io {
+            IoMode::Auto | IoMode::Stateless if features.live("NO_OPEN_SUPPORT") => OpenPolicy::Never,
+            IoMode::Auto | IoMode::Stateless => OpenPolicy::Cached,
+        };
+        Policy {
+            name_for: timeout,
+            attr_for: timeout,
+            open,
+            durable: self.durable,
+            xattrs: self.xattrs,
+            dialect: Dialect { setxattr_ext: features.live("SETXATTR_EXT") },
+        }
+    }
+}
