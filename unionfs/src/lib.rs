@@ -8,10 +8,24 @@
 //! rules, as a library that returns values and never sees FUSE) → [`branch`] (one directory tree, every act
 //! relative to a descriptor) → rustix.
 
+pub mod branch;
+mod creds;
+mod devices;
+mod dir;
 pub mod error;
+mod fdcache;
+pub mod fuse;
+mod inode;
+mod marks;
+pub mod mount;
+mod place;
+mod sys;
 pub mod types;
 pub mod union;
+mod work;
 
+pub use branch::BranchSpec;
 pub use error::{Errno, Error, Result};
+pub use marks::Format;
 pub use types::*;
-pub use union::Union;
+pub use union::{Options, Union};

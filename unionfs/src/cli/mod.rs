@@ -1,0 +1,59 @@
+//! What was typed: nothing is opened here.
+
+mod options;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use options::{MountChoice, shown_source};
+
+/// Unites directories over FUSE.
+#[derive(Debug, Parser)]
+#[command(name = "unionfs", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Unite branches at a mount point: the first is writable, the others are read-only unless they say otherwise
+    Mount(MountArgs),
+    /// Unmount a union
+    Umount(UmountArgs),
+    /// Print the branches of a mounted union, one a line
+    Branches {
+        /// The mount point, or any directory whose union is asked for
+        mountpoint: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountArgs {
+    /// BRANCHES MOUNTPOINT; or MOUNTPOINT alone when -o dirs= or -o br= names the branches
+    ///
+    /// Branches are PATH[=PERM] joined by ':' (a colon in a path is written '\:'), PERM one of rw, ro, rr, with
+    /// +wh (whiteouts in a ro or rr branch count) or +nolwh.
+    #[arg(value_name = "BRANCHES MOUNTPOINT", num_args = 1..=2, required = true)]
+    pub(crate) places: Vec<OsString>,
+    /// Stay in the foreground
+    #[arg(short, long)]
+    pub(crate) foreground: bool,
+    /// Mount options, joined by commas
+    #[arg(short, value_name = "OPTION,…")]
+    pub(crate) options: Vec<OsString>,
+    /// Serve as the background process of a mount: say so on standard output once the mount answers
+    #[arg(long, hide = true)]
+    pub(crate) serve: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UmountArgs {
+    /// Detach now, and let those who have files open finish
+    #[arg(short, long)]
+    pub(crate) lazy: bool,
+    /// The mount point
+    pub(crate) mountpoint: PathBuf,
+}

@@ -1,0 +1,160 @@
+//! Marks on disk: whiteouts, opaque directories and redirects, in every format that is read.
+//!
+//! | mark | aufs and OCI layers | kernel overlay | fuse-overlayfs |
+//! |---|---|---|---|
+//! | whiteout of `foo` | file `.wh.foo` | character device 0:0 named `foo`; or an empty file with xattr `overlay.whiteout` in a directory with `opaque="x"` | either |
+//! | opaque | file `.wh..wh..opq` | xattr `overlay.opaque="y"` | `user.fuseoverlayfs.opaque` |
+//! | redirect | our own: a `.wh..wh..opq` that holds a path | xattr `overlay.redirect` | - |
+//!
+//! The overlay xattrs are `trusted.` or, in a user namespace, `user.`. A directory and a whiteout of its own name in
+//! one layer make the directory opaque (OCI image spec, layer.md: a whiteout hides only what lies below its layer).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+use smallvec::SmallVec;
+
+use crate::error::Errno;
+use crate::place::Place;
+
+/// What a whiteout's name begins with (aufs_type.h `AUFS_WH_PFX`).
+pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
+/// What the names of aufs's own files begin with; they are no whiteouts.
+pub(crate) const META_PREFIX: &[u8] = b".wh..wh.";
+/// The mark of an opaque directory (aufs_type.h `AUFS_WH_DIROPQ`).
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Beside a character device 0:0 that is a device and no whiteout: this, and its name.
+pub(crate) const DEVICE_PREFIX: &[u8] = b".wh..wh.dev.";
+/// The default work directory of a writable branch.
+pub(crate) const WORK: &[u8] = b".wh..wh.work";
+
+/// Which format new marks are written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// `.wh.` files: works on every filesystem and for every user, and is the OCI layer format.
+    #[default]
+    Aufs,
+    /// Kernel overlay's: the same upper directory can be mounted by the kernel.
+    Overlay,
+}
+
+/// The whiteout of a name, `.wh.NAME`.
+pub(crate) fn whiteout_name(name: &[u8]) -> SmallVec<[u8; 32]> {
+    [WHITEOUT_PREFIX, name].concat().into()
+}
+
+/// What the name of a directory entry means in a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Means<'a> {
+    /// An object of this name.
+    Object,
+    /// Hides this name.
+    Whiteout(&'a [u8]),
+    /// The character device 0:0 of this name is a device.
+    Device(&'a [u8]),
+    /// Not for users.
+    Private,
+}
+
+/// Reads a name as aufs does.
+pub(crate) fn meaning(name: &[u8]) -> Means<'_> {
+    if let Some(device) = name.strip_prefix(DEVICE_PREFIX) {
+        return Means::Device(device);
+    }
+    if name.starts_with(META_PREFIX) {
+        return Means::Private;
+    }
+    match name.strip_prefix(WHITEOUT_PREFIX) {
+        Some(b"" | b"." | b"..") => Means::Private,
+        Some(hidden) => Means::Whiteout(hidden),
+        None => Means::Object,
+    }
+}
+
+/// What marks a directory of one layer carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DirMarks {
+    /// Nothing below shows through.
+    pub(crate) opaque: bool,
+    /// Empty files in it may be whiteouts by xattr.
+    pub(crate) xwhiteouts: bool,
+    /// It merges with this path of the branches below: absolute from their root, or a name beside its own.
+    pub(crate) redirect: Option<Vec<u8>>,
+}
+
+const OPAQUE_XATTRS: [&[u8]; 3] =
+    [b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque"];
+const REDIRECT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
+const WHITEOUT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteout"];
+
+impl DirMarks {
+    /// Reads all marks of an open directory.
+    pub(crate) fn read(dir: &Arc<OwnedFd>) -> Result<Self, Errno> {
+        let mut marks = Self::default();
+        match statat(dir, OPAQUE, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if stat.st_size > 0 => marks.redirect = Some(read_small(dir, OPAQUE)?),
+            Ok(_) => marks.opaque = true,
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        marks.read_xattrs(&Place::Fd(Arc::clone(dir)))?;
+        Ok(marks)
+    }
+
+    fn read_xattrs(&mut self, place: &Place) -> Result<(), Errno> {
+        let names = match place.list_xattrs() {
+            Ok(names) => names,
+            Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
+        for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+            if OPAQUE_XATTRS.contains(&name) {
+                match place.read_xattr(name)?.as_slice() {
+                    b"y" => self.opaque = true,
+                    b"x" => self.xwhiteouts = true,
+                    _ => {}
+                }
+            } else if REDIRECT_XATTRS.contains(&name) {
+                self.redirect = Some(place.read_xattr(name)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an empty file is a whiteout by xattr (overlayfs.rst, kernel 6.7).
+pub(crate) fn is_xattr_whiteout(place: &Place) -> bool {
+    WHITEOUT_XATTRS.iter().any(|name| place.getxattr(name, &mut [0; 8]).is_ok())
+}
+
+/// The content of a file of a few bytes.
+fn read_small(dir: impl AsFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    let file = openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let mut content = vec![0; libc::PATH_MAX as usize];
+    let len = rustix::io::pread(&file, &mut *content, 0)?;
+    content.truncate(len);
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_mean_what_aufs_means_by_them() {
+        for (name, want) in [
+            (&b"foo"[..], Means::Object),
+            (b".wh", Means::Object),
+            (b".wh.foo", Means::Whiteout(b"foo")),
+            (b".wh..hidden", Means::Whiteout(b".hidden")),
+            (b".wh..wh..opq", Means::Private),
+            (b".wh..wh.plnk", Means::Private),
+            (b".wh.", Means::Private),
+            (b".wh...", Means::Private),
+            (b".wh..wh.dev.null", Means::Device(b"null")),
+        ] {
+            assert_eq!(meaning(name), want, "{}", String::from_utf8_lossy(name));
+        }
+    }
+}

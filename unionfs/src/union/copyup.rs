@@ -1,0 +1,346 @@
+//! Copy-up: the first change of an object in a branch that is not written puts a copy into one that is.
+//!
+//! The copy is made in the work directory (content, owner, mode, attributes, times, the record of its origin), made
+//! durable, and shown by one rename; a crash leaves the old state or the new one. Other objects go on meanwhile:
+//! only the copied file's own copy-up lock is held while data moves.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, XattrFlags, copy_file_range,
+    fstat, ftruncate, ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, seek, symlinkat, unlinkat,
+};
+
+use super::{Union, xattr};
+use crate::error::{At, Errno, Error, Result};
+use crate::inode::{Body, FileBody, Node, Site};
+use crate::place::Place;
+use crate::types::{BranchIndex, FileKind};
+use crate::work::{Temp, Work};
+
+/// All of a file's content still matters.
+pub(super) const ALL_DATA: u64 = u64::MAX;
+/// One step of a copy through memory.
+const CHUNK: usize = 128 * 1024;
+
+impl Union {
+    /// Makes sure that an object lies on a branch that is written. `keep` bytes of its content will be wanted.
+    ///
+    /// # Errors
+    ///
+    /// `EROFS` if no branch above it takes changes.
+    pub(super) fn promote(&self, node: &Arc<Node>, keep: u64) -> Result<()> {
+        if node.is_dir() {
+            let top = {
+                let body = node.body.read();
+                let state = body.dir()?;
+                if state.gone.is_some() || self.is_writable(state.top()) {
+                    return Ok(());
+                }
+                state.top()
+            };
+            return self.dir_on(node, self.copyup_branch(top)?);
+        }
+        let from = |node: &Node| match &*node.body.read() {
+            Body::File(file) => file.branch,
+            Body::Dir(_) => BranchIndex::new(0),
+        };
+        if self.is_writable(from(node)) {
+            return Ok(());
+        }
+        let lock = Arc::clone(&self.copying.entry(node.ino).or_insert_with(|| Arc::new(Mutex::new(()))));
+        let copied = {
+            let _alone = lock.lock();
+            if self.is_writable(from(node)) { Ok(()) } else { self.copy_up_file(node, from(node), keep) }
+        };
+        self.copying.remove_if(&node.ino, |_, entry| Arc::strong_count(entry) <= 2);
+        copied
+    }
+
+    /// The branch that a copy of an object on `from` goes to.
+    pub(super) fn copyup_branch(&self, from: BranchIndex) -> Result<BranchIndex> {
+        (0..from.index()).map(super::index).find(|&at| self.is_writable(at)).ok_or(Error {
+            op: "copy-up",
+            branch: Some(from),
+            errno: Errno::ROFS,
+        })
+    }
+
+    fn copy_up_file(&self, node: &Arc<Node>, from: BranchIndex, keep: u64) -> Result<()> {
+        let to = self.copyup_branch(from)?;
+        let work = self.work(to).ok_or(Error::rule("copy-up", Errno::ROFS))?;
+        let parent = node.parent();
+        if let Some(parent) = &parent {
+            self.dir_on(parent, to)?;
+        }
+        let source = self.place(node, &node.body.read())?;
+        let stat = source.stat().at("statx", from)?;
+        let temp = work.temp();
+        make_copy(&source, &stat, &temp, keep).at("copy-up", to)?;
+        copy_metadata(&source, &stat, &temp.place()).at("copy-up", to)?;
+        let real = temp.place().stat().at("statx", to)?.st_ino;
+        self.record_origin(to, &temp.place(), node.ino, real).at("setxattr", to)?;
+        if !self.options.volatile && stat.st_size > 0 && node.kind == FileKind::Regular {
+            let file = temp.place().open(OFlags::RDONLY).at("open", to)?;
+            rustix::fs::fsync(&file).at("fsync", to)?;
+        }
+        self.show_copy(node, parent.as_deref(), to, work, temp, Shown { real, grouped: stat.st_nlink > 1 })
+    }
+
+    /// Puts a finished copy in its place, and the node onto it.
+    fn show_copy(
+        &self,
+        node: &Node,
+        parent: Option<&Node>,
+        to: BranchIndex,
+        work: &Work,
+        temp: Temp<'_>,
+        shown: Shown,
+    ) -> Result<()> {
+        let mut above = match parent {
+            Some(parent) => Some((parent, self.write_body(parent)?)),
+            None => None,
+        };
+        let mut body = node.body.write();
+        let name = node.link.lock().name.clone();
+        // Unlinked while it was copied: nobody but those who have it open will see it.
+        let above = above.as_mut().filter(|(parent, _)| node.is_linked_as(parent, &name));
+        let pinned = matches!(&*body, Body::File(FileBody { site: Site::Pinned(_), .. }));
+        let site = match above {
+            Some((parent, state)) if !pinned => {
+                let site = if shown.grouped {
+                    let link = super::groups::link_name(node.ino);
+                    linkat(temp.dir(), temp.name.as_slice(), work.links(), link.as_slice(), AtFlags::empty())
+                        .at("linkat", to)?;
+                    Site::Indexed
+                } else {
+                    Site::Linked
+                };
+                let dir = self.dirfd(parent, to)?;
+                keeping_times(&dir, || renameat(temp.dir(), temp.name.as_slice(), &dir, &*name))
+                    .at("renameat", to)?;
+                temp.moved();
+                if let Some(listing) = &mut state.dir_mut()?.listing
+                    && let Some(mut found) = listing.get(self.hash, &name).cloned()
+                {
+                    found.copied_up(to);
+                    listing.set(self.hash, &name, Some(found));
+                }
+                site
+            }
+            _ => Site::Pinned(temp.place().pin().at("open", to)?),
+        };
+        if matches!(site, Site::Indexed) {
+            self.groups.copied(node.ino, to);
+        }
+        *body = Body::File(FileBody { branch: to, site, real: shown.real });
+        self.files.remove(&node.ino);
+        Ok(())
+    }
+
+    /// Makes sure that a directory, and all above it, exists on a branch that is written.
+    pub(super) fn dir_on(&self, dir: &Arc<Node>, to: BranchIndex) -> Result<()> {
+        loop {
+            {
+                let body = self.read_body(dir)?;
+                let state = body.dir()?;
+                Self::must_be_alive(state)?;
+                if state.layers.iter().flatten().any(|&layer| layer == to) {
+                    return Ok(());
+                }
+            }
+            let parent = dir.parent().ok_or(Error::rule("copy-up", Errno::NOENT))?;
+            self.dir_on(&parent, to)?;
+            let mut above = self.write_body(&parent)?;
+            let name = dir.link.lock().name.clone();
+            if dir.is_linked_as(&parent, &name) {
+                return self.copy_up_dir(&parent, above.dir_mut()?, dir, &name, to);
+            }
+        }
+    }
+
+    fn copy_up_dir(
+        &self,
+        parent: &Node,
+        above: &mut crate::dir::DirBody,
+        dir: &Node,
+        name: &[u8],
+        to: BranchIndex,
+    ) -> Result<()> {
+        let mut body = self.write_body(dir)?;
+        let state = body.dir_mut()?;
+        if state.layers.iter().flatten().any(|&layer| layer == to) {
+            return Ok(());
+        }
+        let work = self.work(to).ok_or(Error::rule("copy-up", Errno::ROFS))?;
+        let top = state.top();
+        let source = Place::Fd(self.dirfd(dir, top)?);
+        let stat = source.stat().at("statx", top)?;
+        let temp = work.temp();
+        mkdirat(temp.dir(), temp.name.as_slice(), Mode::RWXU).at("mkdirat", to)?;
+        let copy = Place::Fd(Arc::new(temp.place().open(OFlags::RDONLY | OFlags::DIRECTORY).at("open", to)?));
+        copy_metadata(&source, &stat, &copy).at("copy-up", to)?;
+        let real = copy.stat().at("statx", to)?.st_ino;
+        self.record_origin(to, &copy, dir.ino, real).at("setxattr", to)?;
+        let target = self.dirfd(parent, to)?;
+        keeping_times(&target, || renameat(temp.dir(), temp.name.as_slice(), &target, name))
+            .at("renameat", to)?;
+        temp.moved();
+        // The rename changed nothing inside, but a directory's own times may have moved with it.
+        if let Some(layers) = &mut state.layers {
+            let at = layers.iter().position(|&layer| layer > to).unwrap_or(layers.len());
+            layers.insert(at, to);
+            state.candidates = layers.clone().into();
+        }
+        if let Some(listing) = &mut above.listing
+            && let Some(mut found) = listing.get(self.hash, name).cloned()
+        {
+            found.copied_up(to);
+            listing.set(self.hash, name, Some(found));
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a finished copy.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    real: u64,
+    /// Its origin has further names.
+    grouped: bool,
+}
+
+/// Makes the copy of an object that is no directory under a temporary name.
+fn make_copy(source: &Place, stat: &Stat, temp: &Temp<'_>, keep: u64) -> Result<(), Errno> {
+    let name = temp.name.as_slice();
+    match FileKind::from_mode(stat.st_mode) {
+        FileKind::Regular => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let target = openat(temp.dir(), name, flags, Mode::RUSR | Mode::WUSR)?;
+            if keep == 0 || stat.st_size == 0 {
+                return Ok(());
+            }
+            copy_data(&source.open(OFlags::RDONLY)?, &target, keep)
+        }
+        FileKind::Symlink => symlinkat(source.readlink()?, temp.dir(), name),
+        _ => mknodat(
+            temp.dir(),
+            name,
+            FileType::from_raw_mode(stat.st_mode),
+            Mode::RUSR | Mode::WUSR,
+            stat.st_rdev,
+        ),
+    }
+}
+
+/// Copies content: shared blocks if the filesystem can, else range by range with the holes kept.
+fn copy_data(source: &OwnedFd, target: &OwnedFd, keep: u64) -> Result<(), Errno> {
+    let size = u64::try_from(fstat(source)?.st_size).unwrap_or_default();
+    if keep >= size && ioctl_ficlone(target, source).is_ok() {
+        return Ok(());
+    }
+    let end = size.min(keep);
+    let mut at = 0;
+    while at < end {
+        let data = match seek(source, SeekFrom::Data(at)) {
+            Ok(data) if data < end => data,
+            Ok(_) | Err(Errno::NXIO) => break,
+            // A filesystem that does not know holes has none.
+            Err(_) => at,
+        };
+        let hole = seek(source, SeekFrom::Hole(data)).unwrap_or(end).min(end);
+        copy_range(source, target, data, hole)?;
+        at = hole;
+    }
+    ftruncate(target, end)
+}
+
+fn copy_range(source: &OwnedFd, target: &OwnedFd, from: u64, end: u64) -> Result<(), Errno> {
+    let (mut read_at, mut write_at) = (from, from);
+    while read_at < end {
+        let left = usize::try_from(end - read_at).unwrap_or(usize::MAX);
+        match copy_file_range(source, Some(&mut read_at), target, Some(&mut write_at), left) {
+            // The file became shorter under our hands.
+            Ok(0) => return Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
+                return copy_through_memory(source, target, read_at, end);
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn copy_through_memory(source: &OwnedFd, target: &OwnedFd, from: u64, end: u64) -> Result<(), Errno> {
+    let mut buf = vec![0; CHUNK];
+    let mut at = from;
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+        let got = rustix::io::pread(source, &mut buf[..want], at)?;
+        if got == 0 {
+            break;
+        }
+        let mut done = 0;
+        while done < got {
+            done += rustix::io::pwrite(target, &buf[done..got], at + done as u64)?;
+        }
+        at += got as u64;
+    }
+    Ok(())
+}
+
+/// Gives a copy its origin's owner, mode, extended attributes and times, in the order in which none undoes another.
+pub(super) fn copy_metadata(source: &Place, stat: &Stat, copy: &Place) -> Result<(), Errno> {
+    copy.chown(Some(stat.st_uid), Some(stat.st_gid))?;
+    if FileKind::from_mode(stat.st_mode) != FileKind::Symlink {
+        copy.chmod(stat.st_mode)?;
+    }
+    copy_xattrs(source, copy)?;
+    copy.utimens(&times_of(stat))
+}
+
+fn copy_xattrs(source: &Place, copy: &Place) -> Result<(), Errno> {
+    let names = match source.list_xattrs() {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        names => names?,
+    };
+    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty() && !xattr::is_private(name)) {
+        let value = match source.read_xattr(name) {
+            Err(Errno::NODATA) => continue,
+            value => value?,
+        };
+        match copy.setxattr(name, &value, XattrFlags::empty()) {
+            // A branch that cannot store an attribute must not make its files unchangeable.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// A file's times as utimensat(2) takes them.
+pub(super) fn times_of(stat: &Stat) -> Timestamps {
+    let time = |sec, nsec| Timespec { tv_sec: sec, tv_nsec: i64::try_from(nsec).unwrap_or_default() };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+/// Runs what changes a directory on disk but not in the merged view, and puts its times back.
+pub(super) fn keeping_times(dir: &OwnedFd, act: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    let before = fstat(dir)?;
+    act()?;
+    rustix::fs::futimens(dir, &times_of(&before)).or(Ok(()))
+}
+
+/// Removes a name that may be absent.
+pub(super) fn unlink_if_there(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,307 @@
+//! New objects and new names.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use parking_lot::RwLockWriteGuard;
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, linkat, mkdirat, mknodat, openat, renameat,
+    renameat_with, symlinkat,
+};
+
+use super::Union;
+use super::data::OpenFile;
+use super::read::{Seen, attr_of, decode_device};
+use crate::creds::ActingAs;
+use crate::dir::{DirBody, Found};
+use crate::error::{At, Errno, Error, Result};
+use crate::inode::{Body, FileBody, Link, Node, Site};
+use crate::marks::{Format, whiteout_name};
+use crate::place::Place;
+use crate::types::{BranchIndex, Entry, FileKind, Ino, Name, NewNode};
+
+/// A directory locked to take a new name that is free.
+pub(super) struct Opening<'a> {
+    dir: &'a Arc<Node>,
+    body: RwLockWriteGuard<'a, Body>,
+    pub(super) branch: BranchIndex,
+    pub(super) fd: Arc<OwnedFd>,
+    /// What hides the name, if anything.
+    over: Option<Found>,
+}
+
+impl Union {
+    /// Makes a regular file, fifo, socket or device; `rdev` is in the kernel's 32-bit form.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`, `EROFS`, `EPERM` for a name that belongs to the format, or what the branch said.
+    pub fn mknod(&self, dir: Ino, name: Name<'_>, kind: FileKind, rdev: u32, new: &NewNode) -> Result<Entry> {
+        let dir = self.dir_node(dir)?;
+        let mut opening = self.open_name(&dir, name)?;
+        let device = decode_device(rdev);
+        let marked = kind == FileKind::CharDevice && device == 0;
+        if marked {
+            self.mark_device(opening.branch, &opening.fd, name.as_bytes())?;
+        }
+        self.make(&mut opening, name, kind, new, |at, name, mode| {
+            mknodat(at, name, FileType::from_raw_mode(kind.mode_bits()), mode, device)
+        })
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Union::mknod`].
+    pub fn mkdir(&self, dir: Ino, name: Name<'_>, new: &NewNode) -> Result<Entry> {
+        let dir = self.dir_node(dir)?;
+        let mut opening = self.open_name(&dir, name)?;
+        self.make(&mut opening, name, FileKind::Directory, new, |at, name, mode| mkdirat(at, name, mode))
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// As [`Union::mknod`].
+    pub fn symlink(&self, dir: Ino, name: Name<'_>, target: &OsStr, new: &NewNode) -> Result<Entry> {
+        let dir = self.dir_node(dir)?;
+        let mut opening = self.open_name(&dir, name)?;
+        self.make(&mut opening, name, FileKind::Symlink, new, |at, name, _| {
+            symlinkat(target.as_bytes(), at, name)
+        })
+    }
+
+    /// Makes a regular file that does not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Union::mknod`].
+    pub fn create(&self, dir: Ino, name: Name<'_>, new: &NewNode) -> Result<Entry> {
+        let dir = self.dir_node(dir)?;
+        let mut opening = self.open_name(&dir, name)?;
+        let mut opened = None;
+        let entry = self.make(&mut opening, name, FileKind::Regular, new, |at, name, mode| {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            opened = Some(openat(at, name, flags, mode)?);
+            Ok(())
+        })?;
+        if let Some(fd) = opened {
+            self.files.put(entry.node, Arc::new(OpenFile { fd, writable: true }));
+        }
+        Ok(entry)
+    }
+
+    /// Makes a regular file without a name (open(2), `O_TMPFILE`), to which [`Union::link`] may give one.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` where the branch's filesystem has no such files.
+    pub fn tmpfile(&self, dir: Ino, new: &NewNode) -> Result<Entry> {
+        let dir = self.dir_node(dir)?;
+        let branch = self.create_branch(&dir)?;
+        self.dir_on(&dir, branch)?;
+        let mut body = self.write_body(&dir)?;
+        let fd = self.dirfd(&dir, branch)?;
+        let mode = mode_of(new, has_default_acl(body.dir_mut()?, &fd));
+        let file = {
+            let _caller = ActingAs::new(new.uid, new.gid);
+            openat(&fd, c".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode).at("openat", branch)?
+        };
+        drop(body);
+        let file = Arc::new(file);
+        let stat = rustix::fs::fstat(&file).at("fstat", branch)?;
+        let ino = self.devices.ino(stat.st_dev, stat.st_ino);
+        let site = Site::Pinned(Arc::clone(&file));
+        let body = Body::File(FileBody { branch, site, real: stat.st_ino });
+        let node = self.inodes.intern(ino, || Node::new(ino, FileKind::Regular, Link::default(), body));
+        Ok(Entry { node: node.ino, attr: attr_of(node.ino, &stat, None) })
+    }
+
+    /// Gives an object one more name.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`, `EPERM` for a directory, `ENOENT` for an object whose last name is gone.
+    pub fn link(&self, node: Ino, dir: Ino, name: Name<'_>) -> Result<Entry> {
+        let (node, dir) = (self.node(node)?, self.dir_node(dir)?);
+        if node.is_dir() {
+            return Err(Error::rule("link", Errno::PERM));
+        }
+        self.must_be_free(&dir, name)?;
+        self.promote(&node, super::copyup::ALL_DATA)?;
+        let on = match &*node.body.read() {
+            Body::File(file) => file.branch,
+            Body::Dir(_) => return Err(Error::rule("link", Errno::PERM)),
+        };
+        let mut opening = self.open_name_on(&dir, name, on)?;
+        let mut body = node.body.write();
+        let place = self.place(&node, &body)?;
+        self.put(&mut opening, name, node.kind, |at, name| link_to(&place, at, name))?;
+        if let Some(nlink) = self.groups.get(node.ino).map(|_| self.attr_now(&node, &body)).transpose()? {
+            // The copy's own count has its entry in the index, and misses the names that were not copied.
+            self.groups.set_nlink(node.ino, self.must_work(on)?, nlink.nlink + 1).at("symlinkat", on)?;
+        }
+        if let Body::File(file) = &mut *body
+            && matches!(file.site, Site::Pinned(_))
+        {
+            file.site = Site::Linked;
+            let link = Link { parent: Some(Arc::clone(&dir)), name: name.as_bytes().into(), moved: None };
+            self.relink(&node, link);
+        }
+        let attr = self.attr_now(&node, &body)?;
+        drop(body);
+        node.hold();
+        Ok(Entry { node: node.ino, attr })
+    }
+
+    /// Fails early where the name is taken, before anything is copied for it.
+    fn must_be_free(&self, dir: &Node, name: Name<'_>) -> Result<()> {
+        let body = self.read_body(dir)?;
+        Self::must_be_alive(body.dir()?)?;
+        match self.find(dir, body.dir()?, name)? {
+            Some(found) if found.visible => Err(Error::rule("name", Errno::EXIST)),
+            _ => Ok(()),
+        }
+    }
+
+    fn open_name<'a>(&self, dir: &'a Arc<Node>, name: Name<'_>) -> Result<Opening<'a>> {
+        self.must_be_free(dir, name)?;
+        let branch = self.create_branch(dir)?;
+        self.open_name_on(dir, name, branch)
+    }
+
+    /// Locks a directory, on a writable branch, for a name that must be free.
+    fn open_name_on<'a>(
+        &self,
+        dir: &'a Arc<Node>,
+        name: Name<'_>,
+        branch: BranchIndex,
+    ) -> Result<Opening<'a>> {
+        if self.is_reserved(name) {
+            return Err(Error::rule("reserved name", Errno::PERM));
+        }
+        self.dir_on(dir, branch)?;
+        let body = self.write_body(dir)?;
+        Self::must_be_alive(body.dir()?)?;
+        let over = self.find(dir, body.dir()?, name)?;
+        if over.as_ref().is_some_and(|found| found.visible) {
+            return Err(Error::rule("name", Errno::EXIST));
+        }
+        Ok(Opening { dir, body, branch, fd: self.dirfd(dir, branch)?, over })
+    }
+
+    /// The branch that new objects of a directory go to.
+    fn create_branch(&self, dir: &Node) -> Result<BranchIndex> {
+        let top = self.read_body(dir)?.dir()?.layers.as_ref().and_then(|layers| layers.first().copied());
+        let top = top.ok_or(Error::rule("removed directory", Errno::NOENT))?;
+        if self.is_writable(top) { Ok(top) } else { self.copyup_branch(top) }
+    }
+
+    fn make(
+        &self,
+        opening: &mut Opening<'_>,
+        name: Name<'_>,
+        kind: FileKind,
+        new: &NewNode,
+        build: impl FnOnce(&OwnedFd, &[u8], Mode) -> Result<(), Errno>,
+    ) -> Result<Entry> {
+        let mode = mode_of(new, has_default_acl(opening.body.dir_mut()?, &opening.fd));
+        {
+            let _caller = ActingAs::new(new.uid, new.gid);
+            self.put(opening, name, kind, |at, name| build(at, name, mode))?;
+        }
+        let found = Found::made(kind, opening.branch, opening.over.as_ref());
+        let seen = self.look_at_new(opening, name)?;
+        self.enter(opening.dir, name, &found, &seen, true).ok_or(Error::rule("new object", Errno::STALE))
+    }
+
+    fn look_at_new(&self, opening: &Opening<'_>, name: Name<'_>) -> Result<Seen> {
+        let place = Place::Name(Arc::clone(&opening.fd), name.as_bytes().into());
+        let stat = place.stat().at("statx", opening.branch)?;
+        let ino = self.devices.ino(stat.st_dev, stat.st_ino);
+        Ok(Seen { ino, stat, branch: opening.branch, indexed: false, group: None })
+    }
+
+    /// Puts a new name on disk, over the whiteout that hides what lies below, and into the listing.
+    fn put(
+        &self,
+        opening: &mut Opening<'_>,
+        name: Name<'_>,
+        kind: FileKind,
+        build: impl FnOnce(&OwnedFd, &[u8]) -> Result<(), Errno>,
+    ) -> Result<()> {
+        let (branch, bytes) = (opening.branch, name.as_bytes());
+        let whiteout = opening.over.as_ref().is_some_and(|over| over.whiteout && over.top == branch);
+        let hidden_by_file = whiteout
+            && (self.options.format == Format::Aufs)
+            && rustix::fs::statat(&opening.fd, whiteout_name(bytes).as_slice(), AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok();
+        if whiteout && !hidden_by_file {
+            self.put_over_device(opening, bytes, kind, build)?;
+        } else {
+            build(&opening.fd, bytes).at("create", branch)?;
+            if hidden_by_file {
+                // Until the whiteout goes, the directory beside it is opaque all the same.
+                if kind == FileKind::Directory {
+                    let fd = openat(&opening.fd, bytes, crate::branch::DIR_FLAGS, Mode::empty())
+                        .at("openat", branch)?;
+                    self.mark_dir(branch, &Arc::new(fd), None)?;
+                }
+                self.unhide(branch, &opening.fd, bytes)?;
+            }
+        }
+        let found = Found::made(kind, branch, opening.over.as_ref());
+        if let Some(listing) = &mut opening.body.dir_mut()?.listing {
+            listing.set(self.hash, bytes, Some(found));
+        }
+        Ok(())
+    }
+
+    /// Makes the object aside and swaps it in for the whiteout device in one rename.
+    fn put_over_device(
+        &self,
+        opening: &Opening<'_>,
+        name: &[u8],
+        kind: FileKind,
+        build: impl FnOnce(&OwnedFd, &[u8]) -> Result<(), Errno>,
+    ) -> Result<()> {
+        let branch = opening.branch;
+        let temp = self.must_work(branch)?.temp();
+        build(temp.dir(), &temp.name).at("create", branch)?;
+        if kind == FileKind::Directory {
+            let fd = temp.place().open(OFlags::RDONLY | OFlags::DIRECTORY).at("open", branch)?;
+            self.mark_dir(branch, &Arc::new(fd), None)?;
+            // The whiteout goes with the temporary name.
+            return renameat_with(temp.dir(), temp.name.as_slice(), &opening.fd, name, RenameFlags::EXCHANGE)
+                .at("renameat2", branch);
+        }
+        renameat(temp.dir(), temp.name.as_slice(), &opening.fd, name).at("renameat", branch)?;
+        temp.moved();
+        Ok(())
+    }
+}
+
+/// Whether a directory has a default ACL for its children, by its copy on the branch they are made on.
+fn has_default_acl(state: &mut DirBody, fd: &Arc<OwnedFd>) -> bool {
+    *state.default_acl.get_or_insert_with(|| {
+        let place = Place::Fd(Arc::clone(fd));
+        matches!(place.getxattr(b"system.posix_acl_default", &mut [0; 8]), Ok(_) | Err(Errno::RANGE))
+    })
+}
+
+/// The mode to make an object with: a default ACL takes the umask's place (acl(5)).
+fn mode_of(new: &NewNode, default_acl: bool) -> Mode {
+    let umask = if default_acl { 0 } else { new.umask };
+    Mode::from_raw_mode(new.mode & 0o7777 & !umask)
+}
+
+fn link_to(place: &Place, at: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    match place {
+        Place::Name(dir, old) => linkat(dir, old.as_slice(), at, name, AtFlags::empty()),
+        Place::Fd(_) => linkat(CWD, place.proc_path(), at, name, AtFlags::SYMLINK_FOLLOW),
+    }
+}

@@ -1,0 +1,153 @@
+//! Whiteouts and opaque marks on disk: how a name of a lower branch is hidden, and shown again.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RenameFlags, XattrFlags, mknodat, openat, renameat, renameat_with,
+    unlinkat,
+};
+
+use super::Union;
+use super::copyup::unlink_if_there;
+use crate::error::{At, Errno, Error, Result};
+use crate::marks::{DEVICE_PREFIX, Format, OPAQUE, whiteout_name};
+use crate::place::Place;
+use crate::types::{BranchIndex, Name};
+use crate::work::{OwnXattrs, Work};
+
+impl Union {
+    pub(super) fn must_work(&self, branch: BranchIndex) -> Result<&Work> {
+        self.work(branch).ok_or(Error { op: "write", branch: Some(branch), errno: Errno::ROFS })
+    }
+
+    /// Hides a name in a directory of a writable branch; `there` tells that the branch has an object by it.
+    ///
+    /// In the aufs format the whiteout comes first: beside an object of its own layer it hides nothing yet. In
+    /// kernel overlay's, the whiteout takes the object's place in one rename.
+    pub(super) fn hide(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8], there: bool) -> Result<()> {
+        match self.options.format {
+            Format::Aufs => {
+                make_empty(dir, &whiteout_name(name)).at("whiteout", branch)?;
+                if there { unlinkat(dir, name, AtFlags::empty()).at("unlinkat", branch) } else { Ok(()) }
+            }
+            Format::Overlay => self.put_device_whiteout(branch, dir, name).at("whiteout", branch),
+        }
+    }
+
+    /// Puts an aufs whiteout beside an object of its own layer, where it hides what lies below once that is gone.
+    pub(super) fn hide_beside(&self, branch: BranchIndex, dir: &OwnedFd, name: Name<'_>) -> Result<()> {
+        make_empty(dir, &whiteout_name(name.as_bytes())).at("whiteout", branch)
+    }
+
+    fn put_device_whiteout(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+        let Some(work) = self.work(branch) else { return Err(Errno::ROFS) };
+        let temp = work.temp();
+        make_device_whiteout(temp.dir(), &temp.name)?;
+        renameat(temp.dir(), temp.name.as_slice(), dir, name)?;
+        temp.moved();
+        Ok(())
+    }
+
+    /// Replaces a directory, which has nothing visible, by a whiteout.
+    pub(super) fn hide_dir(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8]) -> Result<()> {
+        let work = self.must_work(branch)?;
+        match self.options.format {
+            Format::Aufs => {
+                make_empty(dir, &whiteout_name(name)).at("whiteout", branch)?;
+                self.discard_dir(branch, dir, name)
+            }
+            Format::Overlay => {
+                let temp = work.temp();
+                make_device_whiteout(temp.dir(), &temp.name).at("whiteout", branch)?;
+                renameat_with(temp.dir(), temp.name.as_slice(), dir, name, RenameFlags::EXCHANGE)
+                    .at("renameat2", branch)
+            }
+        }
+    }
+
+    /// Removes a directory that has nothing but marks in it, in one step for all who look.
+    pub(super) fn discard_dir(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8]) -> Result<()> {
+        match unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            done => return done.at("unlinkat", branch),
+        }
+        let temp = self.must_work(branch)?.temp();
+        renameat(dir, name, temp.dir(), temp.name.as_slice()).at("renameat", branch)
+    }
+
+    /// Takes away the whiteout of a name that has an object beside it now.
+    pub(super) fn unhide(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8]) -> Result<()> {
+        match unlink_if_there(dir, &whiteout_name(name)) {
+            Err(Errno::NAMETOOLONG) => Ok(()),
+            done => done.at("whiteout", branch),
+        }
+    }
+
+    /// Marks a directory opaque, or with the path it merges with in the branches below.
+    pub(super) fn mark_dir(
+        &self,
+        branch: BranchIndex,
+        dir: &Arc<OwnedFd>,
+        redirect: Option<&[u8]>,
+    ) -> Result<()> {
+        match self.options.format {
+            Format::Aufs => {
+                let work = self.must_work(branch)?;
+                let temp = work.temp();
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                let file = openat(temp.dir(), temp.name.as_slice(), flags, Mode::from_raw_mode(0o444))
+                    .at("opaque mark", branch)?;
+                let content = redirect.unwrap_or_default();
+                rustix::io::pwrite(&file, content, 0).at("opaque mark", branch)?;
+                if !self.options.volatile && !content.is_empty() {
+                    rustix::fs::fsync(&file).at("fsync", branch)?;
+                }
+                renameat(temp.dir(), temp.name.as_slice(), dir, OPAQUE).at("opaque mark", branch)?;
+                temp.moved();
+                Ok(())
+            }
+            Format::Overlay => {
+                let prefix = match self.must_work(branch)?.own {
+                    OwnXattrs::Trusted => "trusted",
+                    _ => "user",
+                };
+                let place = Place::Fd(Arc::clone(dir));
+                let set = |name: &str, value: &[u8]| {
+                    let name = format!("{prefix}.overlay.{name}");
+                    place.setxattr(name.as_bytes(), value, XattrFlags::empty()).at("setxattr", branch)
+                };
+                match redirect {
+                    Some(path) => set("redirect", path),
+                    None => set("opaque", b"y"),
+                }
+            }
+        }
+    }
+
+    /// Tells that the character device 0:0 of this name is no whiteout, before it is made.
+    pub(super) fn mark_device(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8]) -> Result<()> {
+        match self.options.format {
+            Format::Aufs => make_empty(dir, &[DEVICE_PREFIX, name].concat()).at("device mark", branch),
+            Format::Overlay => Err(Error { op: "mknod of 0:0", branch: Some(branch), errno: Errno::PERM }),
+        }
+    }
+
+    /// Takes the mark of a device away that is gone.
+    pub(super) fn unmark_device(dir: &OwnedFd, name: &[u8]) {
+        // One that stays marks nothing: only a device 0:0 of this name asks for it.
+        unlinkat(dir, [DEVICE_PREFIX, name].concat(), AtFlags::empty()).unwrap_or_default();
+    }
+}
+
+/// Makes an empty file that may be there already: a whiteout or a mark.
+fn make_empty(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    match mknodat(dir, name, FileType::RegularFile, Mode::from_raw_mode(0o444), 0) {
+        Err(Errno::EXIST) => Ok(()),
+        done => done,
+    }
+}
+
+fn make_device_whiteout(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)
+}

@@ -1,0 +1,318 @@
+//! The union: what a user sees, over branches, as a library that never sees FUSE.
+//!
+//! Every act takes `&self`, may be called from any thread at once, and returns values. Acts on a directory lock that
+//! directory alone, acts on a file that file; data is copied under no lock but the copied file's own.
+
+mod attr;
+mod copyup;
+mod create;
+mod data;
+mod groups;
+mod hide;
+mod origin;
+mod read;
+mod remove;
+mod rename;
+mod resolve;
+mod xattr;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use parking_lot::{Mutex, RwLock};
+
+use crate::branch::{Branch, BranchError, BranchSpec};
+use crate::devices::Devices;
+use crate::dir::{DirBody, HashKey};
+use crate::error::{At, Errno, Error, Result};
+use crate::fdcache::FdCache;
+use crate::inode::{Body, BuildInoHasher, FileBody, Inodes, Link, Node, Site};
+use crate::marks::Format;
+use crate::place::Place;
+use crate::types::{BranchIndex, FileKind, Ino};
+use crate::work::{Work, beside};
+use data::OpenFile;
+use groups::Groups;
+pub use xattr::BRANCHES;
+
+/// Directory descriptors kept open.
+const DIR_FDS: usize = 1024;
+/// File descriptors kept open.
+const FILE_FDS: usize = 1024;
+
+/// What may be chosen about a union.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The format new marks are written in.
+    pub format: Format,
+    /// Where objects are made before they are shown: on the first writable branch's filesystem.
+    pub workdir: Option<PathBuf>,
+    /// `fsync` is not passed on: a crash of the host may lose what was written.
+    pub volatile: bool,
+    /// No branch is written, whatever its permission.
+    pub read_only: bool,
+}
+
+/// Why a union could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum NewError {
+    /// No branch at all.
+    #[error("no branches: name at least one directory")]
+    NoBranches,
+    /// More than the indexes can count.
+    #[error("{0} branches: at most 32767 can be united")]
+    TooMany(usize),
+    /// One of them cannot be used.
+    #[error(transparent)]
+    Branch(#[from] BranchError),
+}
+
+/// Branches united.
+#[derive(Debug)]
+pub struct Union {
+    branches: Vec<Branch>,
+    /// The work directory of each branch that is written.
+    works: Vec<Option<Work>>,
+    options: Options,
+    devices: Devices,
+    inodes: Inodes,
+    groups: Groups,
+    dirs: FdCache<(Ino, BranchIndex)>,
+    files: FdCache<Ino, Arc<OpenFile>>,
+    hash: HashKey,
+    /// Held for reading while a path is put together, for writing while a directory is renamed.
+    topology: RwLock<()>,
+    /// Held by the one rename that is under way between two directories.
+    crossing: Mutex<()>,
+    /// One lock for each file that is being copied up.
+    copying: DashMap<Ino, Arc<Mutex<()>>, BuildInoHasher>,
+}
+
+impl Union {
+    /// Unites the branches, the first of the highest priority.
+    ///
+    /// Sets the process's umask to 0: modes come from requests.
+    ///
+    /// # Errors
+    ///
+    /// A branch that cannot be opened, or whose work directory cannot be made or is in use.
+    pub fn new(specs: Vec<BranchSpec>, options: Options) -> std::result::Result<Self, NewError> {
+        let count = specs.len();
+        if count == 0 {
+            return Err(NewError::NoBranches);
+        }
+        if i16::try_from(count).is_err() {
+            return Err(NewError::TooMany(count));
+        }
+        let branches = specs.into_iter().map(Branch::open).collect::<std::result::Result<Vec<_>, _>>()?;
+        let devices = Devices::default();
+        for branch in branches.iter().rev() {
+            devices.learn(branch.device());
+        }
+        let works = open_works(&branches, &options)?;
+        let groups = Groups::load(&works);
+        let all = (0..count).map(index).collect();
+        let root = DirBody { candidates: all, ..DirBody::default() };
+        let root = Node::new(Ino::ROOT, FileKind::Directory, Link::default(), Body::Dir(Box::new(root)));
+        rustix::process::umask(rustix::fs::Mode::empty());
+        Ok(Self {
+            branches,
+            works,
+            options,
+            devices,
+            inodes: Inodes::new(root),
+            groups,
+            dirs: FdCache::new(DIR_FDS),
+            files: FdCache::new(FILE_FDS),
+            hash: HashKey(random_key()),
+            topology: RwLock::new(()),
+            crossing: Mutex::new(()),
+            copying: DashMap::with_hasher_and_shard_amount(BuildInoHasher::default(), 8),
+        })
+    }
+
+    /// The branches, by priority.
+    pub fn branches(&self) -> impl Iterator<Item = &BranchSpec> {
+        self.branches.iter().map(Branch::spec)
+    }
+
+    /// Whether any branch takes changes.
+    pub fn writable(&self) -> bool {
+        self.works.iter().any(Option::is_some)
+    }
+
+    /// How many nodes the kernel is known to know.
+    pub fn node_count(&self) -> usize {
+        self.inodes.len()
+    }
+
+    fn branch(&self, at: BranchIndex) -> &Branch {
+        &self.branches[at.index()]
+    }
+
+    fn work(&self, at: BranchIndex) -> Option<&Work> {
+        self.works[at.index()].as_ref()
+    }
+
+    fn is_writable(&self, at: BranchIndex) -> bool {
+        self.works[at.index()].is_some()
+    }
+
+    /// Whether no branch lies below.
+    fn is_bottom(&self, at: BranchIndex) -> bool {
+        at.index() + 1 == self.branches.len()
+    }
+
+    fn node(&self, ino: Ino) -> Result<Arc<Node>> {
+        self.inodes.get(ino).ok_or(Error::rule("node", Errno::STALE))
+    }
+
+    fn dir_node(&self, ino: Ino) -> Result<Arc<Node>> {
+        let node = self.node(ino)?;
+        if node.is_dir() { Ok(node) } else { Err(Error::rule("node", Errno::NOTDIR)) }
+    }
+
+    /// The open directory of a node on one of its branches.
+    fn dirfd(&self, dir: &Node, branch: BranchIndex) -> Result<Arc<OwnedFd>> {
+        let key = (dir.ino, branch);
+        if let Some(fd) = self.dirs.get(&key) {
+            return Ok(fd);
+        }
+        let _still = self.topology.read();
+        let path = path_on(dir, branch);
+        let fd = Arc::new(self.branch(branch).open_dir(&path).at("openat2", branch)?);
+        self.dirs.put(key, Arc::clone(&fd));
+        Ok(fd)
+    }
+
+    /// Where a node is for the next system call; its body must stay locked until that is made.
+    fn place(&self, node: &Node, body: &Body) -> Result<Place> {
+        match body {
+            Body::Dir(body) => match &body.gone {
+                Some(fd) => Ok(Place::Fd(Arc::clone(fd))),
+                None => Ok(Place::Fd(self.dirfd(node, body.top())?)),
+            },
+            Body::File(file) => self.file_place(node, file),
+        }
+    }
+
+    fn file_place(&self, node: &Node, file: &FileBody) -> Result<Place> {
+        match &file.site {
+            Site::Pinned(fd) => Ok(Place::Fd(Arc::clone(fd))),
+            Site::Indexed => {
+                let work = self.work(file.branch).ok_or(Error::rule("index", Errno::STALE))?;
+                Ok(Place::Name(Arc::clone(work.links()), groups::link_name(node.ino)))
+            }
+            Site::Linked => {
+                let (parent, name) = {
+                    let link = node.link.lock();
+                    (link.parent.clone(), link.name.as_ref().into())
+                };
+                let parent = parent.ok_or(Error::rule("link", Errno::STALE))?;
+                Ok(Place::Name(self.dirfd(&parent, file.branch)?, name))
+            }
+        }
+    }
+
+    /// Forgets what was kept for a node that left the table.
+    fn evict(&self, node: &Node) {
+        if node.is_dir() {
+            for at in 0..self.branches.len() {
+                self.dirs.remove(&(node.ino, index(at)));
+            }
+        } else {
+            self.files.remove(&node.ino);
+        }
+    }
+
+    fn relink(&self, node: &Node, link: Link) {
+        self.inodes.relink(node, link, |gone| self.evict(gone));
+    }
+}
+
+impl DirBody {
+    /// The branch of the highest priority.
+    pub(crate) fn top(&self) -> BranchIndex {
+        self.layers.as_deref().unwrap_or(&self.candidates)[0]
+    }
+}
+
+/// The place in the list of branches; [`Union::new`] has checked that it fits.
+fn index(at: usize) -> BranchIndex {
+    BranchIndex::new(u16::try_from(at).unwrap_or(u16::MAX))
+}
+
+/// The path of a directory from the root of a branch. The topology must be held.
+fn path_on(dir: &Node, branch: BranchIndex) -> Vec<u8> {
+    let mut names: Vec<Box<[u8]>> = Vec::new();
+    let mut next = Some(step(dir, branch));
+    while let Some((name, parent)) = next {
+        if !name.is_empty() {
+            names.push(name);
+        }
+        next = parent.map(|parent| step(&parent, branch));
+    }
+    names.reverse();
+    names.join(&b'/')
+}
+
+/// One step up: the name, or the whole path where the branch has the directory elsewhere, and what is left above.
+fn step(dir: &Node, branch: BranchIndex) -> (Box<[u8]>, Option<Arc<Node>>) {
+    let link = dir.link.lock();
+    let moved = link.moved.iter().flat_map(|moved| &moved.located).find(|(on, _)| *on == branch);
+    match moved {
+        Some((_, path)) => (path.clone(), None),
+        None => (link.name.clone(), link.parent.clone()),
+    }
+}
+
+/// The path of a directory in the union of the branches below `branch`: what a redirect mark on `branch` would hold.
+/// The topology must be held.
+fn path_below(dir: &Node, branch: BranchIndex) -> Vec<u8> {
+    let mut names: Vec<Box<[u8]>> = Vec::new();
+    let mut next = Some(step_below(dir, branch));
+    while let Some((name, parent)) = next {
+        if !name.is_empty() {
+            names.push(name);
+        }
+        next = parent.map(|parent| step_below(&parent, branch));
+    }
+    names.reverse();
+    names.join(&b'/')
+}
+
+fn step_below(dir: &Node, branch: BranchIndex) -> (Box<[u8]>, Option<Arc<Node>>) {
+    let link = dir.link.lock();
+    match link.moved.as_ref().filter(|moved| moved.marked == branch) {
+        Some(moved) => (moved.target.clone(), None),
+        None => (link.name.clone(), link.parent.clone()),
+    }
+}
+
+fn open_works(branches: &[Branch], options: &Options) -> std::result::Result<Vec<Option<Work>>, BranchError> {
+    let mut first = true;
+    let mut works = Vec::with_capacity(branches.len());
+    for branch in branches {
+        if !branch.writable() || options.read_only {
+            works.push(None);
+            continue;
+        }
+        let path = match (options.format, first) {
+            (_, true) if options.workdir.is_some() => options.workdir.clone(),
+            (Format::Aufs, _) => None,
+            (Format::Overlay, _) => Some(beside(&branch.spec().path)),
+        };
+        first = false;
+        works.push(Some(Work::open(branch, path.as_deref())?));
+    }
+    Ok(works)
+}
+
+/// A key that nobody can guess, from the standard library's random hash state.
+fn random_key() -> [u64; 2] {
+    use std::hash::{BuildHasher, RandomState};
+    let state = RandomState::new();
+    [state.hash_one(1_u64), state.hash_one(2_u64)]
+}

@@ -1,0 +1,333 @@
+//! What looks and changes nothing: lookup, attributes, listings.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+
+use rustix::fs::{Stat, fstatvfs};
+
+use super::Union;
+use super::groups::Group;
+use crate::devices::alternative;
+use crate::dir::{DirBody, Found};
+use crate::error::{At, Errno, Error, Result};
+use crate::inode::{Body, FileBody, Link, Node, Site};
+use crate::marks::{Format, Means, meaning};
+use crate::place::Place;
+use crate::types::{Attr, BranchIndex, DirEntry, Entry, FileKind, Ino, NAME_MAX, Name, StatFs, Time};
+
+/// How often an object that is copied up by another thread meanwhile is looked at again.
+const LOOKS: usize = 8;
+
+/// An object of a branch, looked at: everything its node needs.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) ino: Ino,
+    pub(super) stat: Stat,
+    pub(super) branch: BranchIndex,
+    pub(super) indexed: bool,
+    pub(super) group: Option<Group>,
+}
+
+impl Union {
+    /// Looks up a name in a directory; `None` if there is none, whiteouts included.
+    ///
+    /// What it finds has one more reference, to be given back by [`Union::forget`].
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` for a node the union does not know, `ENOTDIR`, or what a branch said.
+    pub fn lookup(&self, dir: Ino, name: Name<'_>) -> Result<Option<Entry>> {
+        if self.is_reserved(name) {
+            return Ok(None);
+        }
+        let dir = self.dir_node(dir)?;
+        for _ in 0..LOOKS {
+            let Some(found) = self.find_or_list(&dir, name)?.filter(|found| found.visible) else {
+                return Ok(None);
+            };
+            let body = self.read_body(&dir)?;
+            // Another thread may have changed the directory between the two locks.
+            match self.find(&dir, body.dir()?, name)? {
+                Some(now) if now == found => {}
+                _ => continue,
+            }
+            let seen = self.look(&dir, name, &found)?;
+            if let Some(entry) = self.enter(&dir, name, &found, &seen, false) {
+                return Ok(Some(entry));
+            }
+        }
+        let body = self.read_body(&dir)?;
+        let Some(found) = self.find(&dir, body.dir()?, name)?.filter(|found| found.visible) else {
+            return Ok(None);
+        };
+        let seen = self.look(&dir, name, &found)?;
+        Ok(self.enter(&dir, name, &found, &seen, true))
+    }
+
+    /// Names that belong to the format and are never a user's.
+    pub(super) fn is_reserved(&self, name: Name<'_>) -> bool {
+        self.options.format == Format::Aufs && meaning(name.as_bytes()) != Means::Object
+    }
+
+    /// Stats the object that a name was found to be, and tells its identity.
+    pub(super) fn look(&self, dir: &Node, name: Name<'_>, found: &Found) -> Result<Seen> {
+        let place = Place::Name(self.dirfd(dir, found.top)?, name.as_bytes().into());
+        let stat = place.stat().at("statx", found.top)?;
+        let ino = self.identity(found.top, &place, &stat);
+        let mut seen = Seen { ino, stat, branch: found.top, indexed: false, group: None };
+        if found.kind != FileKind::Directory && !self.groups.is_empty() {
+            self.look_at_group(&mut seen)?;
+        }
+        Ok(seen)
+    }
+
+    /// A lower file whose other name was copied up is that copy.
+    fn look_at_group(&self, seen: &mut Seen) -> Result<()> {
+        seen.group = self.groups.get(seen.ino);
+        let Some(Group { copied: Some(branch), .. }) = seen.group else { return Ok(()) };
+        // A copy further down than the object seen is hidden by it.
+        if branch > seen.branch {
+            return Ok(());
+        }
+        let Some(work) = self.work(branch) else { return Ok(()) };
+        let place = Place::Name(Arc::clone(work.links()), super::groups::link_name(seen.ino));
+        seen.stat = place.stat().at("statx", branch)?;
+        seen.branch = branch;
+        seen.indexed = true;
+        Ok(())
+    }
+
+    /// The node of an object, with one more reference; `None` if the node at hand differs from what was seen.
+    ///
+    /// `insist` makes another identity up instead: the object is a different one with a record that is not its own.
+    pub(super) fn enter(
+        &self,
+        dir: &Arc<Node>,
+        name: Name<'_>,
+        found: &Found,
+        seen: &Seen,
+        insist: bool,
+    ) -> Option<Entry> {
+        let make = |ino| self.make_node(ino, dir, name, found, seen);
+        let mut node = self.inodes.intern(seen.ino, || make(seen.ino));
+        if !self.agrees(&node, dir, name, seen) {
+            self.forget(node.ino, 1);
+            if !insist {
+                return None;
+            }
+            let ino = alternative(seen.ino, seen.stat.st_ino ^ name_salt(dir, name, found.kind));
+            node = self.inodes.intern(ino, || make(ino));
+        }
+        Some(Entry { node: node.ino, attr: attr_of(node.ino, &seen.stat, seen.group) })
+    }
+
+    fn make_node(&self, ino: Ino, dir: &Arc<Node>, name: Name<'_>, found: &Found, seen: &Seen) -> Node {
+        let link = Link { parent: Some(Arc::clone(dir)), name: name.as_bytes().into(), moved: None };
+        let body = if found.kind == FileKind::Directory {
+            Body::Dir(Box::new(DirBody { candidates: found.candidates(), ..DirBody::default() }))
+        } else {
+            let site = if seen.indexed { Site::Indexed } else { Site::Linked };
+            Body::File(FileBody { branch: seen.branch, site, real: seen.stat.st_ino })
+        };
+        Node::new(ino, FileKind::from_mode(seen.stat.st_mode), link, body)
+    }
+
+    /// Whether a node of the table is the object that was seen.
+    fn agrees(&self, node: &Node, dir: &Arc<Node>, name: Name<'_>, seen: &Seen) -> bool {
+        if node.kind != FileKind::from_mode(seen.stat.st_mode) {
+            return false;
+        }
+        if node.is_dir() {
+            return node.is_linked_as(dir, name.as_bytes());
+        }
+        // Read first: the lock for changing is wanted only to find a lost name again.
+        let (same, lost) = match &*node.body.read() {
+            Body::File(file) => {
+                let same = file.branch == seen.branch && file.real == seen.stat.st_ino;
+                (same, same && !seen.indexed && matches!(file.site, Site::Pinned(_)))
+            }
+            Body::Dir(_) => (false, false),
+        };
+        if lost {
+            self.relink(
+                node,
+                Link { parent: Some(Arc::clone(dir)), name: name.as_bytes().into(), moved: None },
+            );
+            if let Body::File(file) = &mut *node.body.write() {
+                file.site = Site::Linked;
+            }
+        }
+        same
+    }
+
+    /// Gives back `count` references of a node.
+    pub fn forget(&self, node: Ino, count: u64) {
+        self.inodes.forget(node, count, |gone| self.evict(gone));
+    }
+
+    /// The attributes of a node.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` for a node the union does not know, or what its branch said.
+    pub fn getattr(&self, node: Ino) -> Result<Attr> {
+        let node = self.node(node)?;
+        self.attr_now(&node, &node.body.read())
+    }
+
+    /// The attributes of a node whose body is locked.
+    pub(super) fn attr_now(&self, node: &Node, body: &Body) -> Result<Attr> {
+        let stat = self.place(node, body)?.stat().during("statx")?;
+        let ino = match body {
+            Body::Dir(_) if node.ino == Ino::ROOT => self.devices.ino(stat.st_dev, stat.st_ino),
+            _ => node.ino,
+        };
+        let group = if node.is_dir() { None } else { self.groups.get(node.ino) };
+        Ok(attr_of(ino, &stat, group))
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for what is no symbolic link.
+    pub fn readlink(&self, node: Ino) -> Result<OsString> {
+        let node = self.node(node)?;
+        let body = node.body.read();
+        let target = self.place(&node, &body)?.readlink().during("readlinkat")?;
+        Ok(OsString::from_vec(target))
+    }
+
+    /// Lists a directory from an offset on, until `sink` answers false, not having taken the entry.
+    ///
+    /// Offset 0 is the start. An offset stays good however the directory changes: an entry that is there all the
+    /// while is told exactly once.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTDIR`, or what a branch said.
+    pub fn read_dir(&self, dir: Ino, after: u64, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+        let dir = self.dir_node(dir)?;
+        let mut after = after;
+        if after < 2 && !self.read_dots(&dir, &mut after, sink)? {
+            return Ok(());
+        }
+        let body = self.listed_body(&dir)?;
+        let Some(listing) = &body.dir()?.listing else { return Ok(()) };
+        for (next, slot) in listing.after(after) {
+            let name = Name::from_bytes(&slot.name)?;
+            let kind = slot.found.kind;
+            // Behind the union's back an entry may have gone.
+            let Ok(seen) = self.look(&dir, name, &slot.found) else { continue };
+            let entry = DirEntry { name: OsStr::from_bytes(&slot.name), ino: seen.ino.get(), kind, next };
+            if !sink(entry) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_dots(
+        &self,
+        dir: &Node,
+        after: &mut u64,
+        sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<bool> {
+        let up = dir.parent();
+        for (name, node, next) in [(".", dir, 1), ("..", up.as_deref().unwrap_or(dir), 2)] {
+            if *after < next {
+                let ino = self.attr_now(node, &node.body.read())?.ino;
+                if !sink(DirEntry { name: OsStr::new(name), ino, kind: FileKind::Directory, next }) {
+                    return Ok(false);
+                }
+                *after = next;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The directory's state for reading, its listing made.
+    fn listed_body<'a>(&self, dir: &'a Node) -> Result<parking_lot::RwLockReadGuard<'a, Body>> {
+        let body = self.read_body(dir)?;
+        if body.dir()?.listing.is_some() {
+            return Ok(body);
+        }
+        drop(body);
+        let mut body = self.write_body(dir)?;
+        self.list(dir, body.dir_mut()?)?;
+        Ok(parking_lot::RwLockWriteGuard::downgrade(body))
+    }
+
+    /// Space and inodes: those of the branch that new objects go to.
+    ///
+    /// # Errors
+    ///
+    /// What the branch said.
+    pub fn statfs(&self) -> Result<StatFs> {
+        let at = self.works.iter().position(Option::is_some).unwrap_or_default();
+        let told = fstatvfs(self.branches[at].root()).at("fstatvfs", super::index(at))?;
+        let small = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
+        Ok(StatFs {
+            blocks: told.f_blocks,
+            bfree: told.f_bfree,
+            bavail: told.f_bavail,
+            files: told.f_files,
+            ffree: told.f_ffree,
+            bsize: small(told.f_bsize),
+            frsize: small(told.f_frsize),
+            namelen: u32::try_from(NAME_MAX).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Fails for a directory that was removed while somebody still had it open.
+    pub(super) fn must_be_alive(body: &DirBody) -> Result<()> {
+        if body.gone.is_some() { Err(Error::rule("removed directory", Errno::NOENT)) } else { Ok(()) }
+    }
+}
+
+/// What stat(2) tells of an inode, as the union shows it.
+pub(super) fn attr_of(ino: Ino, stat: &Stat, group: Option<Group>) -> Attr {
+    let dir = FileKind::from_mode(stat.st_mode) == FileKind::Directory;
+    let nlink = group.and_then(|group| group.nlink).unwrap_or_else(|| saturate(stat.st_nlink));
+    Attr {
+        ino: ino.get(),
+        mode: stat.st_mode,
+        nlink: if dir { 1 } else { nlink },
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        rdev: encode_device(stat.st_rdev),
+        size: u64::try_from(stat.st_size).unwrap_or_default(),
+        blocks: u64::try_from(stat.st_blocks).unwrap_or_default(),
+        blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
+        atime: Time { sec: stat.st_atime, nsec: saturate(stat.st_atime_nsec) },
+        mtime: Time { sec: stat.st_mtime, nsec: saturate(stat.st_mtime_nsec) },
+        ctime: Time { sec: stat.st_ctime, nsec: saturate(stat.st_ctime_nsec) },
+    }
+}
+
+fn saturate(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// The kernel's 32-bit form of a device number (include/linux/kdev_t.h, `new_encode_dev`).
+fn encode_device(device: u64) -> u32 {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    minor & 0xff | major << 8 | (minor & !0xff) << 12
+}
+
+/// The device number in the kernel's 32-bit form (`new_decode_dev`).
+pub(super) fn decode_device(encoded: u32) -> u64 {
+    rustix::fs::makedev((encoded & 0xf_ff00) >> 8, encoded & 0xff | (encoded >> 12) & 0xf_ff00)
+}
+
+/// Two directories never are one: what tells apart those that claim to be.
+fn name_salt(dir: &Node, name: Name<'_>, kind: FileKind) -> u64 {
+    if kind == FileKind::Directory {
+        name.as_bytes()
+            .iter()
+            .fold(dir.ino.get(), |salt, &byte| salt.wrapping_mul(31).wrapping_add(u64::from(byte)))
+    } else {
+        0
+    }
+}

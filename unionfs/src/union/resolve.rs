@@ -1,0 +1,303 @@
+//! How a name is found: the layers of a directory, and what they say.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
+use rustix::fs::{AtFlags, FileType, statat};
+
+use super::{Union, path_below};
+use crate::branch::is_overlay_whiteout;
+use crate::dir::{DirBody, Found, Listing, Says};
+use crate::error::{At, Errno, Error, Result};
+use crate::inode::{Body, Moved, Node};
+use crate::marks::{DEVICE_PREFIX, DirMarks, Means, is_xattr_whiteout, meaning, whiteout_name};
+use crate::place::Place;
+use crate::types::{BranchIndex, FileKind, Name};
+use crate::work::read_names;
+
+/// Lookups that a directory answers by asking its layers before it is worth reading them whole.
+const PROBES: u32 = 4;
+/// Redirects that may lead to one another (there are no loops unless somebody made them by hand).
+const REDIRECTS: usize = 40;
+
+/// A directory on one branch, by its path from the branch's root.
+type Located = (BranchIndex, Box<[u8]>);
+
+impl Body {
+    pub(super) fn dir(&self) -> Result<&DirBody> {
+        match self {
+            Self::Dir(body) => Ok(body),
+            Self::File(_) => Err(Error::rule("node", Errno::NOTDIR)),
+        }
+    }
+
+    pub(super) fn dir_mut(&mut self) -> Result<&mut DirBody> {
+        match self {
+            Self::Dir(body) => Ok(body),
+            Self::File(_) => Err(Error::rule("node", Errno::NOTDIR)),
+        }
+    }
+}
+
+impl Union {
+    /// The directory's state for reading, its layers known.
+    pub(super) fn read_body<'a>(&self, dir: &'a Node) -> Result<RwLockReadGuard<'a, Body>> {
+        let body = dir.body.read();
+        if body.dir()?.layers.is_some() {
+            return Ok(body);
+        }
+        drop(body);
+        Ok(RwLockWriteGuard::downgrade(self.write_body(dir)?))
+    }
+
+    /// The directory's state for changing, its layers known.
+    pub(super) fn write_body<'a>(&self, dir: &'a Node) -> Result<RwLockWriteGuard<'a, Body>> {
+        let mut body = dir.body.write();
+        let state = body.dir_mut()?;
+        if state.layers.is_none() {
+            self.resolve_layers(dir, state)?;
+        }
+        Ok(body)
+    }
+
+    /// Finds which of the candidates are merged: down to the first opaque mark, and on where a redirect leads.
+    fn resolve_layers(&self, dir: &Node, state: &mut DirBody) -> Result<()> {
+        let mut layers = Vec::with_capacity(state.candidates.len());
+        for &branch in &state.candidates {
+            layers.push(branch);
+            if self.is_bottom(branch) {
+                break;
+            }
+            let marks = self.marks(branch, &self.dirfd(dir, branch)?)?;
+            if marks.xwhiteouts {
+                state.xwhiteouts.push(branch);
+            }
+            if let Some(target) = marks.redirect {
+                let parent = dir.parent().map(|parent| {
+                    let _still = self.topology.read();
+                    path_below(&parent, branch)
+                });
+                let target = absolute(&parent.unwrap_or_default(), &target);
+                let located = self.follow(branch, &target, REDIRECTS)?;
+                layers.extend(located.iter().map(|(branch, _)| *branch));
+                dir.link.lock().moved =
+                    Some(Box::new(Moved { marked: branch, target: target.into(), located }));
+            }
+            if marks.opaque || dir.link.lock().moved.is_some() {
+                break;
+            }
+        }
+        state.layers = Some(layers);
+        Ok(())
+    }
+
+    /// The marks of a directory, where its branch's marks count.
+    fn marks(&self, branch: BranchIndex, dir: &Arc<OwnedFd>) -> Result<DirMarks> {
+        if self.branch(branch).perm().whiteouts {
+            DirMarks::read(dir).at("opaque mark", branch)
+        } else {
+            Ok(DirMarks::default())
+        }
+    }
+
+    /// Where the branches below `branch` have the directory `path`.
+    fn follow(&self, branch: BranchIndex, path: &[u8], left: usize) -> Result<Vec<Located>> {
+        if left == 0 {
+            return Err(Error { op: "redirect", branch: Some(branch), errno: Errno::LOOP });
+        }
+        let below = branch.index() + 1..self.branches.len();
+        let mut located: Vec<Located> = below.map(|at| (super::index(at), Box::default())).collect();
+        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+            located = self.descend(&located, name, left)?;
+        }
+        Ok(located)
+    }
+
+    /// One step down from merged directories, which need not be known as nodes.
+    fn descend(&self, dirs: &[Located], name: &[u8], left: usize) -> Result<Vec<Located>> {
+        let name = Name::from_bytes(name)?;
+        let mut found = Vec::new();
+        for (branch, path) in dirs {
+            let dir = Arc::new(self.branch(*branch).open_dir(path).at("openat2", *branch)?);
+            match self.ask(*branch, &dir, name, false)? {
+                (Some(Says::Object(FileKind::Directory)), hidden) => {
+                    let path = if path.is_empty() {
+                        name.as_bytes().into()
+                    } else {
+                        [path, name.as_bytes()].join(&b'/')
+                    };
+                    let child = Arc::new(self.branch(*branch).open_dir(&path).at("openat2", *branch)?);
+                    let marks = self.marks(*branch, &child)?;
+                    found.push((*branch, path.clone().into()));
+                    if let Some(target) = marks.redirect {
+                        let parent =
+                            path.iter().rposition(|&byte| byte == b'/').map_or(&[][..], |at| &path[..at]);
+                        found.extend(self.follow(*branch, &absolute(parent, &target), left - 1)?);
+                        break;
+                    }
+                    if marks.opaque || hidden {
+                        break;
+                    }
+                }
+                (None, false) => {}
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// What the merged directory says of a name; `None` if no layer knows it.
+    pub(super) fn find(&self, dir: &Node, state: &DirBody, name: Name<'_>) -> Result<Option<Found>> {
+        if let Some(listing) = &state.listing {
+            return Ok(listing.get(self.hash, name.as_bytes()).cloned());
+        }
+        let mut found: Option<Found> = None;
+        for &branch in state.layers.as_deref().unwrap_or_default() {
+            let fd = self.dirfd(dir, branch)?;
+            let (object, hidden) = self.ask(branch, &fd, name, state.xwhiteouts.contains(&branch))?;
+            for says in object.into_iter().chain(hidden.then_some(Says::Whiteout)) {
+                match &mut found {
+                    Some(found) => found.add(says, branch),
+                    None => found = Some(Found::first(says, branch)),
+                }
+            }
+            if found.as_ref().is_some_and(Found::is_closed) {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// As [`Self::find`], reading the directory whole once that is cheaper than asking again and again.
+    pub(super) fn find_or_list(&self, dir: &Node, name: Name<'_>) -> Result<Option<Found>> {
+        let body = self.read_body(dir)?;
+        let state = body.dir()?;
+        if state.listing.is_some() || state.probes.fetch_add(1, Ordering::Relaxed) < PROBES {
+            return self.find(dir, state, name);
+        }
+        drop(body);
+        let mut body = self.write_body(dir)?;
+        self.list(dir, body.dir_mut()?)?;
+        self.find(dir, body.dir()?, name)
+    }
+
+    /// What one layer says of a name: its object, and whether a whiteout of the name lies there.
+    fn ask(
+        &self,
+        branch: BranchIndex,
+        dir: &Arc<OwnedFd>,
+        name: Name<'_>,
+        xwhiteouts: bool,
+    ) -> Result<(Option<Says>, bool)> {
+        let marked = self.branch(branch).perm().whiteouts;
+        let whiteout = || exists(dir, &whiteout_name(name.as_bytes())).at("statx", branch);
+        let stat = match statat(dir, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok((None, marked && whiteout()?)),
+            Err(errno) => return Err(errno).at("statx", branch),
+        };
+        if marked {
+            let device = || exists(dir, &[DEVICE_PREFIX, name.as_bytes()].concat());
+            if is_overlay_whiteout(&stat) && !device().at("statx", branch)? {
+                return Ok((Some(Says::Whiteout), false));
+            }
+            if xwhiteouts && stat.st_size == 0 && FileKind::from_mode(stat.st_mode) == FileKind::Regular {
+                let place = Place::Name(Arc::clone(dir), name.as_bytes().into());
+                if is_xattr_whiteout(&place) {
+                    return Ok((Some(Says::Whiteout), false));
+                }
+            }
+        }
+        Ok((Some(Says::Object(FileKind::from_mode(stat.st_mode))), marked && whiteout()?))
+    }
+
+    /// Reads all layers of a directory into its listing, if that was not done yet.
+    pub(super) fn list(&self, dir: &Node, state: &mut DirBody) -> Result<()> {
+        if state.listing.is_some() {
+            return Ok(());
+        }
+        let mut listing = Listing::default();
+        for &branch in state.layers.as_deref().unwrap_or_default() {
+            let fd = self.dirfd(dir, branch)?;
+            self.list_layer(branch, &fd, state.xwhiteouts.contains(&branch), &mut listing)?;
+        }
+        state.listing = Some(listing);
+        Ok(())
+    }
+
+    fn list_layer(
+        &self,
+        branch: BranchIndex,
+        dir: &Arc<OwnedFd>,
+        xwhiteouts: bool,
+        listing: &mut Listing,
+    ) -> Result<()> {
+        let marked = self.branch(branch).perm().whiteouts;
+        let names = read_names(dir).at("getdents64", branch)?;
+        let devices: Vec<&[u8]> = names.iter().filter_map(|(name, ..)| device_of(name)).collect();
+        for (name, kind, _) in &names {
+            if meaning(name) != Means::Object {
+                continue;
+            }
+            let kind = self.kind_of(branch, dir, name, *kind)?;
+            let may_hide =
+                marked && (kind == FileKind::CharDevice || xwhiteouts && kind == FileKind::Regular);
+            let says = if may_hide && !devices.contains(&name.as_slice()) {
+                let proven = Name::from_bytes(name)?;
+                self.ask(branch, dir, proven, xwhiteouts)?.0.unwrap_or(Says::Whiteout)
+            } else {
+                Says::Object(kind)
+            };
+            listing.fold(self.hash, name, says, branch);
+        }
+        // After the objects: of one layer the whiteout hides what lies below, not what lies beside it.
+        for (name, ..) in names.iter().filter(|_| marked) {
+            if let Means::Whiteout(hidden) = meaning(name) {
+                listing.fold(self.hash, hidden, Says::Whiteout, branch);
+            }
+        }
+        Ok(())
+    }
+
+    /// The kind of an entry; asked for where the filesystem does not tell it while listing.
+    fn kind_of(
+        &self,
+        branch: BranchIndex,
+        dir: &Arc<OwnedFd>,
+        name: &[u8],
+        kind: FileType,
+    ) -> Result<FileKind> {
+        if kind == FileType::Unknown {
+            let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).at("statx", branch)?;
+            return Ok(FileKind::from_mode(stat.st_mode));
+        }
+        Ok(FileKind::from_mode(kind.as_raw_mode()))
+    }
+}
+
+/// The path from the root that a redirect in a child of `parent` names, without a leading slash.
+fn absolute(parent: &[u8], target: &[u8]) -> Vec<u8> {
+    match target.strip_prefix(b"/") {
+        Some(path) => path.to_vec(),
+        None if parent.is_empty() => target.to_vec(),
+        None => [parent, target].join(&b'/'),
+    }
+}
+
+fn device_of(name: &[u8]) -> Option<&[u8]> {
+    match meaning(name) {
+        Means::Device(name) => Some(name),
+        _ => None,
+    }
+}
+
+fn exists(dir: &OwnedFd, name: &[u8]) -> std::result::Result<bool, Errno> {
+    match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        // `.wh.` before a name of more than 251 bytes is no name: such a whiteout cannot exist.
+        Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,0 +1,162 @@
+//! Extended attributes: all of a user's, none of the formats' own.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::XattrFlags;
+
+use super::Union;
+use super::copyup::ALL_DATA;
+use crate::error::{At, Errno, Error, Result};
+use crate::types::Ino;
+
+/// What belongs to a union format: this one's, kernel overlay's, fuse-overlayfs's.
+const PRIVATE: [&[u8]; 5] =
+    [b"trusted.unionfs.", b"user.unionfs.", b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs."];
+
+/// Whether an attribute on disk is a mark of a union and no user's.
+///
+/// A user of this union who stores such a name (a union or overlay nested on top) gets it escaped by one more
+/// word, `trusted.overlay.overlay.opaque` as kernel overlay does it (overlayfs.rst, "Nesting overlayfs mounts").
+pub(super) fn is_private(name: &[u8]) -> bool {
+    split_private(name).is_some_and(|(prefix, rest)| !rest.starts_with(own_word(prefix)))
+}
+
+fn split_private(name: &[u8]) -> Option<(&'static [u8], &[u8])> {
+    PRIVATE.iter().find_map(|&prefix| Some((prefix, name.strip_prefix(prefix)?)))
+}
+
+/// `overlay.` of `trusted.overlay.`.
+fn own_word(prefix: &[u8]) -> &[u8] {
+    let dot = prefix.iter().position(|&byte| byte == b'.').unwrap_or_default();
+    &prefix[dot + 1..]
+}
+
+/// The name on disk of a name that a user gives.
+fn escaped(name: &OsStr) -> Vec<u8> {
+    let name = name.as_bytes();
+    match split_private(name) {
+        Some((prefix, rest)) => [prefix, own_word(prefix), rest].concat(),
+        None => name.to_vec(),
+    }
+}
+
+/// The name that a user sees of one on disk; `None` for a mark.
+fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
+    match split_private(name) {
+        Some((prefix, rest)) => Some([prefix, rest.strip_prefix(own_word(prefix))?].concat()),
+        None => Some(name.to_vec()),
+    }
+}
+
+/// The virtual attribute of the root that tells the branches, one line each, like aufs's `/sys/fs/aufs/si_*/br*`.
+pub const BRANCHES: &str = "user.unionfs.ctl.branches";
+
+impl Union {
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    ///
+    /// `ENODATA` if there is none of this name.
+    pub fn getxattr(&self, node: Ino, name: &OsStr) -> Result<Vec<u8>> {
+        if node == Ino::ROOT && name == BRANCHES {
+            return Ok(self.branches().map(|branch| format!("{branch}\n")).collect::<String>().into_bytes());
+        }
+        let node = self.node(node)?;
+        let body = node.body.read();
+        self.place(&node, &body)?.read_xattr(&escaped(name)).during("getxattr")
+    }
+
+    /// The names of all extended attributes, each ended by NUL.
+    ///
+    /// # Errors
+    ///
+    /// What the branch said.
+    pub fn listxattr(&self, node: Ino) -> Result<Vec<u8>> {
+        let node = self.node(node)?;
+        let body = node.body.read();
+        let names = self.place(&node, &body)?.list_xattrs().during("listxattr")?;
+        let mut shown = Vec::with_capacity(names.len());
+        for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+            if let Some(name) = unescaped(name) {
+                shown.extend_from_slice(&name);
+                shown.push(0);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Sets an extended attribute, copying the object up first; `flags` are `XATTR_CREATE` and `XATTR_REPLACE`.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`, `ENODATA` by the flags, or what the branch said.
+    pub fn setxattr(&self, node: Ino, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
+        let node = self.node(node)?;
+        let name = escaped(name);
+        self.refuse_before_copying(node.ino, &name, flags)?;
+        self.promote(&node, ALL_DATA)?;
+        let flags = XattrFlags::from_bits_retain(flags);
+        self.place(&node, &node.body.read())?.setxattr(&name, value, flags).during("setxattr")?;
+        if node.is_dir() && name == b"system.posix_acl_default" {
+            node.body.write().dir_mut()?.default_acl = None;
+        }
+        Ok(())
+    }
+
+    /// A change that its flags forbid must not copy anything up.
+    fn refuse_before_copying(&self, node: Ino, name: &[u8], flags: u32) -> Result<()> {
+        let node = self.node(node)?;
+        let flags = XattrFlags::from_bits_retain(flags);
+        if flags.is_empty() {
+            return Ok(());
+        }
+        let there = self.place(&node, &node.body.read())?.read_xattr(name);
+        match there {
+            Ok(_) if flags.contains(XattrFlags::CREATE) => Err(Error::rule("setxattr", Errno::EXIST)),
+            Err(Errno::NODATA) if flags.contains(XattrFlags::REPLACE) => {
+                Err(Error::rule("setxattr", Errno::NODATA))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes an extended attribute, copying the object up first.
+    ///
+    /// # Errors
+    ///
+    /// `ENODATA` if there is none of this name.
+    pub fn removexattr(&self, node: Ino, name: &OsStr) -> Result<()> {
+        let node = self.node(node)?;
+        let name = escaped(name);
+        self.place(&node, &node.body.read())?.read_xattr(&name).during("removexattr")?;
+        self.promote(&node, ALL_DATA)?;
+        self.place(&node, &node.body.read())?.removexattr(&name).during("removexattr")?;
+        if node.is_dir() && name == b"system.posix_acl_default" {
+            node.body.write().dir_mut()?.default_acl = None;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_hidden_and_nested_marks_kept() {
+        for (user, disk) in [
+            ("user.a", "user.a"),
+            ("trusted.overlay.opaque", "trusted.overlay.overlay.opaque"),
+            ("user.overlay.overlay.x", "user.overlay.overlay.overlay.x"),
+            ("user.fuseoverlayfs.opaque", "user.fuseoverlayfs.fuseoverlayfs.opaque"),
+        ] {
+            assert_eq!(escaped(OsStr::new(user)), disk.as_bytes(), "{user}");
+            assert_eq!(unescaped(disk.as_bytes()).as_deref(), Some(user.as_bytes()), "{disk}");
+            assert!(!is_private(disk.as_bytes()), "{disk}");
+        }
+        for mark in ["trusted.overlay.opaque", "user.unionfs.origin"] {
+            assert!(is_private(mark.as_bytes()) && unescaped(mark.as_bytes()).is_none(), "{mark}");
+        }
+    }
+}

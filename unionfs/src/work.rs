@@ -1,0 +1,227 @@
+//! The work directory of a writable branch: where objects are made before one rename shows them.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, XattrFlags, flock, fstat, mkdirat, openat,
+    unlinkat,
+};
+
+use crate::branch::{Branch, BranchError, DIR_FLAGS};
+use crate::error::Errno;
+use crate::marks::WORK;
+use crate::place::{Place, ShortName};
+
+/// Where temporaries are made.
+const TEMP: &str = "work";
+/// Where hard-linked files that were copied up are found by the identity of their origin.
+const LINKS: &str = "links";
+
+/// The prefix of our own extended attributes that the branch can store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnXattrs {
+    /// `trusted.`: on every kind of object, with CAP_SYS_ADMIN.
+    Trusted,
+    /// `user.`: on files and directories only.
+    User,
+    /// The branch stores none.
+    Absent,
+}
+
+/// An opened and locked work directory, empty of what a crash left.
+#[derive(Debug)]
+pub(crate) struct Work {
+    dir: OwnedFd,
+    temp: Arc<OwnedFd>,
+    links: Arc<OwnedFd>,
+    next: AtomicU64,
+    pub(crate) own: OwnXattrs,
+    /// Set when the directory lies in the branch itself and so should vanish when it is empty.
+    inside: Option<OwnedFd>,
+}
+
+impl Work {
+    /// Opens `path`, or the default inside the branch, locks it and removes what an earlier union left in it.
+    pub(crate) fn open(branch: &Branch, path: Option<&Path>) -> Result<Self, BranchError> {
+        let shown = path.map_or_else(|| branch.spec().path.join(OsBytes(WORK).as_path()), Path::to_path_buf);
+        let fail = |op: &'static str| {
+            let path = shown.clone();
+            move |source| BranchError { path, op, source, hint: hint(op, source) }
+        };
+        let dir = match path {
+            Some(path) => open_or_make(CWD, path),
+            None => open_or_make(branch.root(), OsBytes(WORK).as_path()),
+        }
+        .map_err(fail("open work directory"))?;
+        let stat = fstat(&dir).map_err(fail("fstat"))?;
+        if stat.st_dev != branch.device() {
+            return Err(fail("work directory")(Errno::XDEV));
+        }
+        lock(&dir).map_err(fail("flock"))?;
+        let temp = Arc::new(open_or_make(&dir, Path::new(TEMP)).map_err(fail("mkdir"))?);
+        let links = Arc::new(open_or_make(&dir, Path::new(LINKS)).map_err(fail("mkdir"))?);
+        remove_children(&temp).map_err(fail("clean"))?;
+        let own = probe_xattrs(&temp);
+        let inside = path.is_none().then(|| branch.root().try_clone()).transpose();
+        let inside = inside.map_err(|_| fail("dup")(Errno::MFILE))?;
+        Ok(Self { dir, temp, links, next: AtomicU64::new(0), own, inside })
+    }
+
+    /// A fresh name in the work directory.
+    pub(crate) fn temp(&self) -> Temp<'_> {
+        let name = format!("{}", self.next.fetch_add(1, Ordering::Relaxed)).into_bytes().into();
+        Temp { work: self, name, keep: false }
+    }
+
+    pub(crate) const fn links(&self) -> &Arc<OwnedFd> {
+        &self.links
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // Each fails where something is left in it, and then it must stay.
+        for name in [TEMP, LINKS] {
+            unlinkat(&self.dir, name, AtFlags::REMOVEDIR).unwrap_or_default();
+        }
+        if let Some(branch) = &self.inside {
+            unlinkat(branch, WORK, AtFlags::REMOVEDIR).unwrap_or_default();
+        }
+    }
+}
+
+/// A name in the work directory; what is made under it vanishes unless it is moved away.
+#[derive(Debug)]
+pub(crate) struct Temp<'a> {
+    work: &'a Work,
+    pub(crate) name: ShortName,
+    keep: bool,
+}
+
+impl Temp<'_> {
+    pub(crate) fn dir(&self) -> &Arc<OwnedFd> {
+        &self.work.temp
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place::Name(Arc::clone(&self.work.temp), self.name.clone())
+    }
+
+    /// It was moved to its place: nothing is left to remove.
+    pub(crate) fn moved(mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Temp<'_> {
+    fn drop(&mut self) {
+        if !self.keep {
+            // The next mount cleans what cannot be removed now.
+            remove_tree(&self.work.temp, &self.name).unwrap_or_default();
+        }
+    }
+}
+
+struct OsBytes(&'static [u8]);
+
+impl OsBytes {
+    fn as_path(&self) -> &Path {
+        use std::os::unix::ffi::OsStrExt;
+        Path::new(std::ffi::OsStr::from_bytes(self.0))
+    }
+}
+
+fn hint(op: &str, errno: Errno) -> &'static str {
+    match (op, errno) {
+        ("flock", Errno::AGAIN) => " (another union is mounted with this writable branch: unmount it first)",
+        (_, Errno::XDEV) => " (it must be on the filesystem of its branch)",
+        (_, Errno::ROFS) => " (the branch is on a read-only filesystem: give it as =ro)",
+        (_, Errno::ACCESS | Errno::PERM) => " (the branch must be writable for you, or be given as =ro)",
+        _ => "",
+    }
+}
+
+/// Locks a work directory. The server of a union that was just unmounted may take a moment to let go of it.
+fn lock(dir: &OwnedFd) -> Result<(), Errno> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let since = Instant::now();
+    loop {
+        match flock(dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::AGAIN) if since.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+            done => return done,
+        }
+    }
+}
+
+fn open_or_make(dir: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    match mkdirat(&dir, path, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    openat(dir, path, DIR_FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())
+}
+
+fn probe_xattrs(dir: &Arc<OwnedFd>) -> OwnXattrs {
+    let place = Place::Fd(Arc::clone(dir));
+    for (own, name) in
+        [(OwnXattrs::Trusted, &b"trusted.unionfs.probe"[..]), (OwnXattrs::User, b"user.unionfs.probe")]
+    {
+        if place.setxattr(name, b"y", XattrFlags::empty()).is_ok() && place.removexattr(name).is_ok() {
+            return own;
+        }
+    }
+    OwnXattrs::Absent
+}
+
+/// Removes all a directory holds.
+pub(crate) fn remove_children(dir: impl AsFd) -> Result<(), Errno> {
+    let list = openat(&dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for (name, _, _) in read_names(&list)? {
+        remove_tree(&dir, &name)?;
+    }
+    Ok(())
+}
+
+/// Removes a name and all below it.
+pub(crate) fn remove_tree(dir: impl AsFd, name: &[u8]) -> Result<(), Errno> {
+    match unlinkat(&dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    remove_children(openat(&dir, name, DIR_FLAGS, Mode::empty())?)?;
+    unlinkat(&dir, name, AtFlags::REMOVEDIR)
+}
+
+/// All entries of an open directory but `.` and `..`: name, type as the filesystem tells it, inode number.
+pub(crate) fn read_names(dir: impl AsFd) -> Result<Vec<(Vec<u8>, FileType, u64)>, Errno> {
+    let mut names = Vec::new();
+    // The descriptor may have been read before.
+    rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(0)).map_err(unreadable)?;
+    let mut buf = Vec::with_capacity(32 * 1024);
+    let mut entries = RawDir::new(&dir, buf.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push((name.to_vec(), entry.file_type(), entry.ino()));
+        }
+    }
+    Ok(names)
+}
+
+/// A descriptor got with `O_PATH` is one of a directory that may not be read.
+fn unreadable(errno: Errno) -> Errno {
+    if errno == Errno::BADF { Errno::ACCESS } else { errno }
+}
+
+/// The path a branch's work directory gets when none is named and it must not lie inside.
+pub(crate) fn beside(branch: &Path) -> PathBuf {
+    let mut name = branch.file_name().unwrap_or_default().to_owned();
+    name.push(".work");
+    branch.with_file_name(name)
+}
