@@ -172,7 +172,7 @@ fn list(union: &Union, dir: Ino) -> Vec<(OsString, u64, FileKind)> {
     for room in (1..).map(|piece| piece * 2 + 1) {
         let before = all.len();
         let mut ended = true;
-        let result = union.read_dir(dir, after, &mut |entry| {
+        let result = union.read_dir(dir, after, true, &mut |entry| {
             if all.len() - before == room {
                 ended = false;
                 return false;

@@ -238,7 +238,7 @@ pub struct NewNode {
 pub struct DirEntry<'a> {
     /// The name; `.` and `..` are among them.
     pub name: &'a OsStr,
-    /// `d_ino`.
+    /// `d_ino`, or 0 where [`crate::Union::read_dir`] was not asked for it.
     pub ino: u64,
     /// `d_type`.
     pub kind: FileKind,

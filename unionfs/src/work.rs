@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, XattrFlags, flock, fstat, mkdirat, openat,
-    unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, XattrFlags,
+    flock, fstat, futimens, mkdirat, openat, unlinkat,
 };
 
 use crate::branch::{Branch, BranchError, DIR_FLAGS};
@@ -54,7 +54,7 @@ impl Work {
         };
         let dir = match path {
             Some(path) => open_or_make(CWD, path),
-            None => open_or_make(branch.root(), OsBytes(WORK).as_path()),
+            None => keeping_times(branch.root(), || open_or_make(branch.root(), OsBytes(WORK).as_path())),
         }
         .map_err(fail("open work directory"))?;
         let stat = fstat(&dir).map_err(fail("fstat"))?;
@@ -89,7 +89,7 @@ impl Drop for Work {
             unlinkat(&self.dir, name, AtFlags::REMOVEDIR).unwrap_or_default();
         }
         if let Some(branch) = &self.inside {
-            unlinkat(branch, WORK, AtFlags::REMOVEDIR).unwrap_or_default();
+            keeping_times(branch, || unlinkat(branch, WORK, AtFlags::REMOVEDIR)).unwrap_or_default();
         }
     }
 }
@@ -217,6 +217,24 @@ pub(crate) fn read_names(dir: impl AsFd) -> Result<Vec<(Vec<u8>, FileType, u64)>
 /// A descriptor got with `O_PATH` is one of a directory that may not be read.
 fn unreadable(errno: Errno) -> Errno {
     if errno == Errno::BADF { Errno::ACCESS } else { errno }
+}
+
+/// A file's times as utimensat(2) takes them.
+pub(crate) fn times_of(stat: &Stat) -> Timestamps {
+    let time = |sec, nsec| Timespec { tv_sec: sec, tv_nsec: i64::try_from(nsec).unwrap_or_default() };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+/// Runs what changes a directory on disk but not in the merged view, and puts its times back.
+pub(crate) fn keeping_times<T>(dir: &OwnedFd, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    let before = fstat(dir)?;
+    let done = act()?;
+    // Times that cannot be put back are no reason to fail what was done.
+    futimens(dir, &times_of(&before)).unwrap_or_default();
+    Ok(done)
 }
 
 /// The path a branch's work directory gets when none is named and it must not lie inside.

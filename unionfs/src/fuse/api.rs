@@ -39,7 +39,7 @@ core_api! {
     fn unlink(&self, dir: Ino, name: Name<'_>) -> Result<()>;
     fn rmdir(&self, dir: Ino, name: Name<'_>) -> Result<()>;
     fn rename(&self, dir: Ino, name: Name<'_>, to_dir: Ino, to: Name<'_>, flags: RenameFlags) -> Result<()>;
-    fn read_dir(&self, dir: Ino, after: u64, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()>;
+    fn read_dir(&self, dir: Ino, after: u64, inos: bool, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()>;
     fn read(&self, node: Ino, offset: u64, buf: &mut [u8]) -> Result<usize>;
     fn write(&self, node: Ino, offset: u64, data: &[u8], kill_suidgid: bool) -> Result<usize>;
     fn fsync(&self, node: Ino, datasync: bool) -> Result<()>;

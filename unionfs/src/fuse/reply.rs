@@ -265,6 +265,8 @@ impl Listing<'_> {
                 && let Some(found) = lookup(name)
             {
                 entry.copy_from_slice(entry_out(&found, name_for, attr_for).as_bytes());
+                // The first field of the record that follows is `d_ino`.
+                dirent[..size_of::<u64>()].copy_from_slice(&found.attr.ino.to_ne_bytes());
             }
             at += record_size(size_of::<EntryOut>() + size_of::<Dirent>() + namelen);
         }

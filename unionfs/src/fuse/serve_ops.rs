@@ -57,7 +57,7 @@ impl<C: Core> Service<C> {
         out: Reply<'_>,
     ) -> Result<usize> {
         let mut listing = out.listing(size, plus);
-        self.core.read_dir(dir, after, &mut |entry| listing.push(&entry))?;
+        self.core.read_dir(dir, after, !plus, &mut |entry| listing.push(&entry))?;
         listing.describe(self.policy.name_for, self.policy.attr_for, |name| {
             // A name that went or cannot be looked up just now is listed without attributes.
             self.core.lookup(dir, Name::from_bytes(name).ok()?).ok()?

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, XattrFlags, copy_file_range,
-    fstat, ftruncate, ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, seek, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, XattrFlags, copy_file_range, fstat, ftruncate,
+    ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, seek, symlinkat, unlinkat,
 };
 
 use super::{Union, xattr};
@@ -18,7 +18,7 @@ use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, FileBody, Node, Site};
 use crate::place::Place;
 use crate::types::{BranchIndex, FileKind};
-use crate::work::{Temp, Work};
+use crate::work::{Temp, Work, keeping_times, times_of};
 
 /// All of a file's content still matters.
 pub(super) const ALL_DATA: u64 = u64::MAX;
@@ -319,22 +319,6 @@ fn copy_xattrs(source: &Place, copy: &Place) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// A file's times as utimensat(2) takes them.
-pub(super) fn times_of(stat: &Stat) -> Timestamps {
-    let time = |sec, nsec| Timespec { tv_sec: sec, tv_nsec: i64::try_from(nsec).unwrap_or_default() };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
-}
-
-/// Runs what changes a directory on disk but not in the merged view, and puts its times back.
-pub(super) fn keeping_times(dir: &OwnedFd, act: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
-    let before = fstat(dir)?;
-    act()?;
-    rustix::fs::futimens(dir, &times_of(&before)).or(Ok(()))
 }
 
 /// Removes a name that may be absent.

@@ -14,7 +14,7 @@ use crate::error::{At, Errno, Error, Result};
 use crate::marks::{DEVICE_PREFIX, Format, OPAQUE, whiteout_name};
 use crate::place::Place;
 use crate::types::{BranchIndex, Name};
-use crate::work::{OwnXattrs, Work};
+use crate::work::{OwnXattrs, Work, keeping_times};
 
 impl Union {
     pub(super) fn must_work(&self, branch: BranchIndex) -> Result<&Work> {
@@ -103,7 +103,8 @@ impl Union {
                 if !self.options.volatile && !content.is_empty() {
                     rustix::fs::fsync(&file).at("fsync", branch)?;
                 }
-                renameat(temp.dir(), temp.name.as_slice(), dir, OPAQUE).at("opaque mark", branch)?;
+                keeping_times(dir, || renameat(temp.dir(), temp.name.as_slice(), dir, OPAQUE))
+                    .at("opaque mark", branch)?;
                 temp.moved();
                 Ok(())
             }

@@ -201,13 +201,21 @@ impl Union {
 
     /// Lists a directory from an offset on, until `sink` answers false, not having taken the entry.
     ///
+    /// `inos` asks for `d_ino`, which costs a stat for each name but `.` and `..`; who looks the names up needs none.
+    ///
     /// Offset 0 is the start. An offset stays good however the directory changes: an entry that is there all the
     /// while is told exactly once.
     ///
     /// # Errors
     ///
     /// `ENOTDIR`, or what a branch said.
-    pub fn read_dir(&self, dir: Ino, after: u64, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+    pub fn read_dir(
+        &self,
+        dir: Ino,
+        after: u64,
+        inos: bool,
+        sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<()> {
         let dir = self.dir_node(dir)?;
         let mut after = after;
         if after < 2 && !self.read_dots(&dir, &mut after, sink)? {
@@ -216,12 +224,14 @@ impl Union {
         let body = self.listed_body(&dir)?;
         let Some(listing) = &body.dir()?.listing else { return Ok(()) };
         for (next, slot) in listing.after(after) {
-            let name = Name::from_bytes(&slot.name)?;
-            let kind = slot.found.kind;
-            // Behind the union's back an entry may have gone.
-            let Ok(seen) = self.look(&dir, name, &slot.found) else { continue };
-            let entry = DirEntry { name: OsStr::from_bytes(&slot.name), ino: seen.ino.get(), kind, next };
-            if !sink(entry) {
+            let ino = if inos {
+                // Behind the union's back an entry may have gone.
+                let Ok(seen) = self.look(&dir, Name::from_bytes(&slot.name)?, &slot.found) else { continue };
+                seen.ino.get()
+            } else {
+                0
+            };
+            if !sink(DirEntry { name: OsStr::from_bytes(&slot.name), ino, kind: slot.found.kind, next }) {
                 break;
             }
         }

@@ -168,7 +168,13 @@ impl Core for Double {
         Ok(())
     }
     /// Offsets are 1 and 2 for the dots and the child's number + 2 for others, in order of numbers.
-    fn read_dir(&self, dir: Ino, after: u64, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
+    fn read_dir(
+        &self,
+        dir: Ino,
+        after: u64,
+        _inos: bool,
+        sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<()> {
         let nodes = self.nodes.lock();
         let names = &nodes.get(&dir.get()).ok_or(Error::rule("double", Errno::STALE))?.names;
         let dots = [(OsStr::new("."), dir.get(), 1), (OsStr::new(".."), dir.get(), 2)];
