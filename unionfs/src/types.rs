@@ -158,7 +158,7 @@ pub struct Attr {
     pub ino: u64,
     /// Type and permission bits (`st_mode`).
     pub mode: u32,
-    /// Links in the merged view; constantly 1 for directories.
+    /// Links in the merged view; a merged directory's is constantly 1, "not counted".
     pub nlink: u32,
     /// Owner.
     pub uid: u32,

@@ -14,6 +14,7 @@ use rustix::fs::{
 use super::Union;
 use super::data::OpenFile;
 use super::read::{Seen, attr_of, decode_device};
+use crate::branch::is_overlay_whiteout;
 use crate::creds::ActingAs;
 use crate::dir::{DirBody, Found};
 use crate::error::{At, Errno, Error, Result};
@@ -118,7 +119,7 @@ impl Union {
         let site = Site::Pinned(Arc::clone(&file));
         let body = Body::File(FileBody { branch, site, real: stat.st_ino });
         let node = self.inodes.intern(ino, || Node::new(ino, FileKind::Regular, Link::default(), body));
-        Ok(Entry { node: node.ino, attr: attr_of(node.ino, &stat, None) })
+        Ok(Entry { node: node.ino, attr: attr_of(node.ino, &stat, 0) })
     }
 
     /// Gives an object one more name.
@@ -140,6 +141,9 @@ impl Union {
         let mut opening = self.open_name_on(&dir, name, on)?;
         let mut body = node.body.write();
         let place = self.place(&node, &body)?;
+        if node.kind == FileKind::CharDevice && is_overlay_whiteout(&place.stat().at("statx", on)?) {
+            self.mark_device(on, &opening.fd, name.as_bytes())?;
+        }
         self.put(&mut opening, name, node.kind, |at, name| link_to(&place, at, name))?;
         if let Some(nlink) = self.groups.get(node.ino).map(|_| self.attr_now(&node, &body)).transpose()? {
             // The copy's own count has its entry in the index, and misses the names that were not copied.
@@ -223,7 +227,7 @@ impl Union {
         let place = Place::Name(Arc::clone(&opening.fd), name.as_bytes().into());
         let stat = place.stat().at("statx", opening.branch)?;
         let ino = self.devices.ino(stat.st_dev, stat.st_ino);
-        Ok(Seen { ino, stat, branch: opening.branch, indexed: false, group: None })
+        Ok(Seen { ino, stat, branch: opening.branch, indexed: false, group: None, fresh: true })
     }
 
     /// Puts a new name on disk, over the whiteout that hides what lies below, and into the listing.

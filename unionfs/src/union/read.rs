@@ -27,6 +27,8 @@ pub(super) struct Seen {
     pub(super) branch: BranchIndex,
     pub(super) indexed: bool,
     pub(super) group: Option<Group>,
+    /// It was made just now.
+    pub(super) fresh: bool,
 }
 
 impl Union {
@@ -75,7 +77,7 @@ impl Union {
         let place = Place::Name(self.dirfd(dir, found.top)?, name.as_bytes().into());
         let stat = place.stat().at("statx", found.top)?;
         let ino = self.identity(found.top, &place, &stat);
-        let mut seen = Seen { ino, stat, branch: found.top, indexed: false, group: None };
+        let mut seen = Seen { ino, stat, branch: found.top, indexed: false, group: None, fresh: false };
         if found.kind != FileKind::Directory && !self.groups.is_empty() {
             self.look_at_group(&mut seen)?;
         }
@@ -119,13 +121,30 @@ impl Union {
             let ino = alternative(seen.ino, seen.stat.st_ino ^ name_salt(dir, name, found.kind));
             node = self.inodes.intern(ino, || make(ino));
         }
-        Some(Entry { node: node.ino, attr: attr_of(node.ino, &seen.stat, seen.group) })
+        let links = self.links(&node.body.read(), &seen.stat, seen.group);
+        Some(Entry { node: node.ino, attr: attr_of(node.ino, &seen.stat, links) })
+    }
+
+    /// Links in the merged view. A directory has as many as its one layer says (subdirectories and two), or
+    /// constantly 1, "not counted", when it is merged or may yet turn out to be.
+    fn links(&self, body: &Body, stat: &Stat, group: Option<Group>) -> u32 {
+        let own = saturate(stat.st_nlink);
+        match body {
+            Body::File(_) => group.and_then(|group| group.nlink).unwrap_or(own),
+            Body::Dir(state) => match (&state.layers, &*state.candidates) {
+                (Some(layers), _) if layers.len() == 1 => own,
+                (None, [one]) if self.is_bottom(*one) => own,
+                _ => 1,
+            },
+        }
     }
 
     fn make_node(&self, ino: Ino, dir: &Arc<Node>, name: Name<'_>, found: &Found, seen: &Seen) -> Node {
         let link = Link { parent: Some(Arc::clone(dir)), name: name.as_bytes().into(), moved: None };
         let body = if found.kind == FileKind::Directory {
-            Body::Dir(Box::new(DirBody { candidates: found.candidates(), ..DirBody::default() }))
+            // A fresh directory has no marks to look for.
+            let layers = seen.fresh.then(|| vec![found.top]);
+            Body::Dir(Box::new(DirBody { candidates: found.candidates(), layers, ..DirBody::default() }))
         } else {
             let site = if seen.indexed { Site::Indexed } else { Site::Linked };
             Body::File(FileBody { branch: seen.branch, site, real: seen.stat.st_ino })
@@ -184,7 +203,9 @@ impl Union {
             _ => node.ino,
         };
         let group = if node.is_dir() { None } else { self.groups.get(node.ino) };
-        Ok(attr_of(ino, &stat, group))
+        // The root holds what is not for users.
+        let links = if node.ino == Ino::ROOT { 1 } else { self.links(body, &stat, group) };
+        Ok(attr_of(ino, &stat, links))
     }
 
     /// The target of a symbolic link.
@@ -297,13 +318,11 @@ impl Union {
 }
 
 /// What stat(2) tells of an inode, as the union shows it.
-pub(super) fn attr_of(ino: Ino, stat: &Stat, group: Option<Group>) -> Attr {
-    let dir = FileKind::from_mode(stat.st_mode) == FileKind::Directory;
-    let nlink = group.and_then(|group| group.nlink).unwrap_or_else(|| saturate(stat.st_nlink));
+pub(super) fn attr_of(ino: Ino, stat: &Stat, nlink: u32) -> Attr {
     Attr {
         ino: ino.get(),
         mode: stat.st_mode,
-        nlink: if dir { 1 } else { nlink },
+        nlink,
         uid: stat.st_uid,
         gid: stat.st_gid,
         rdev: encode_device(stat.st_rdev),
@@ -316,7 +335,7 @@ pub(super) fn attr_of(ino: Ino, stat: &Stat, group: Option<Group>) -> Attr {
     }
 }
 
-fn saturate(value: u64) -> u32 {
+pub(super) fn saturate(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 

@@ -6,7 +6,7 @@ use parking_lot::RwLockWriteGuard;
 use rustix::fs::{AtFlags, unlinkat};
 
 use super::Union;
-use super::read::Seen;
+use super::read::{Seen, saturate};
 use crate::dir::{DirBody, Found, Listing};
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, Link, Node, Site};
@@ -171,7 +171,8 @@ impl Union {
             return Ok(());
         }
         let work = self.must_work(branch)?;
-        let before = super::read::attr_of(seen.ino, &seen.stat, self.groups.get(seen.ino)).nlink;
+        let counted = self.groups.get(seen.ino).and_then(|group| group.nlink);
+        let before = counted.unwrap_or_else(|| saturate(seen.stat.st_nlink));
         if before <= 1 {
             self.groups.remove(seen.ino, work);
             return Ok(());
