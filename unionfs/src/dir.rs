@@ -6,9 +6,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+use lru::LruCache;
+use parking_lot::Mutex;
 use siphasher::sip::SipHasher13;
 
-use crate::types::{BranchIndex, FileKind};
+use crate::types::{BranchIndex, FileKind, Ino};
 
 /// What the union knows of one directory.
 #[derive(Debug, Default)]
@@ -208,9 +210,69 @@ impl Listing {
             .map(|(&offset, slot)| (offset, slot))
     }
 
+    /// How many names it holds, hidden ones too.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Whether no name is visible.
     pub(crate) fn is_empty(&self) -> bool {
         self.after(0).next().is_none()
+    }
+}
+
+/// Names that all listings together may hold: at some 90 bytes each, what a few thousand directories in use need.
+const MOST_NAMES: usize = 48 * 1024;
+
+/// Which directories have a listing, so that the one unused for longest can be dropped.
+#[derive(Debug)]
+pub(crate) struct Listings {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    sizes: LruCache<Ino, usize>,
+    names: usize,
+}
+
+impl Listings {
+    pub(crate) fn new() -> Self {
+        Self { known: Mutex::new(Known { sizes: LruCache::unbounded(), names: 0 }) }
+    }
+
+    /// A listing was made; `drop_one` drops others until all fit, and answers false for one that is in use.
+    pub(crate) fn made(&self, dir: Ino, names: usize, drop_one: impl Fn(Ino) -> bool) {
+        let mut old = Vec::new();
+        {
+            let mut known = self.known.lock();
+            known.put(dir, names);
+            while known.names > MOST_NAMES && known.sizes.len() > 1 {
+                let Some((other, names)) = known.sizes.pop_lru() else { break };
+                known.names -= names;
+                old.push((other, names));
+            }
+        }
+        for (other, names) in old {
+            if !drop_one(other) {
+                self.known.lock().put(other, names);
+            }
+        }
+    }
+
+    /// A directory was forgotten, and its listing with it.
+    pub(crate) fn gone(&self, dir: Ino) {
+        let mut known = self.known.lock();
+        if let Some(names) = known.sizes.pop(&dir) {
+            known.names -= names;
+        }
+    }
+}
+
+impl Known {
+    fn put(&mut self, dir: Ino, names: usize) {
+        self.names += names;
+        self.names -= self.sizes.put(dir, names).unwrap_or_default();
     }
 }
 

@@ -13,6 +13,7 @@ use rustix::fs::{
     ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, seek, symlinkat, unlinkat,
 };
 
+use super::read::saturate;
 use super::{Union, xattr};
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, FileBody, Node, Site};
@@ -86,7 +87,14 @@ impl Union {
             let file = temp.place().open(OFlags::RDONLY).at("open", to)?;
             rustix::fs::fsync(&file).at("fsync", to)?;
         }
-        self.show_copy(node, parent.as_deref(), to, work, temp, Shown { real, grouped: stat.st_nlink > 1 })
+        self.show_copy(
+            node,
+            parent.as_deref(),
+            to,
+            work,
+            temp,
+            Shown { real, links: saturate(stat.st_nlink) },
+        )
     }
 
     /// Puts a finished copy in its place, and the node onto it.
@@ -110,10 +118,8 @@ impl Union {
         let pinned = matches!(&*body, Body::File(FileBody { site: Site::Pinned(_), .. }));
         let site = match above {
             Some((parent, state)) if !pinned => {
-                let site = if shown.grouped {
-                    let link = super::groups::link_name(node.ino);
-                    linkat(temp.dir(), temp.name.as_slice(), work.links(), link.as_slice(), AtFlags::empty())
-                        .at("linkat", to)?;
+                let site = if shown.links > 1 {
+                    self.index_copy(node, &temp, work, shown.links).at("index of hard links", to)?;
                     Site::Indexed
                 } else {
                     Site::Linked
@@ -138,6 +144,15 @@ impl Union {
         *body = Body::File(FileBody { branch: to, site, real: shown.real });
         self.files.remove(&node.ino);
         Ok(())
+    }
+
+    /// Makes the copy of a file with several names findable by each of them, and keeps count of them.
+    fn index_copy(&self, node: &Node, temp: &Temp<'_>, work: &Work, links: u32) -> Result<(), Errno> {
+        if self.groups.get(node.ino).and_then(|group| group.nlink).is_none() {
+            self.groups.set_nlink(node.ino, work, links)?;
+        }
+        let link = super::groups::link_name(node.ino);
+        linkat(temp.dir(), temp.name.as_slice(), work.links(), link.as_slice(), AtFlags::empty())
     }
 
     /// Makes sure that a directory, and all above it, exists on a branch that is written.
@@ -208,8 +223,8 @@ impl Union {
 #[derive(Clone, Copy, Debug)]
 struct Shown {
     real: u64,
-    /// Its origin has further names.
-    grouped: bool,
+    /// How many names its origin has.
+    links: u32,
 }
 
 /// Makes the copy of an object that is no directory under a temporary name.

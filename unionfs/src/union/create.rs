@@ -145,9 +145,8 @@ impl Union {
             self.mark_device(on, &opening.fd, name.as_bytes())?;
         }
         self.put(&mut opening, name, node.kind, |at, name| link_to(&place, at, name))?;
-        if let Some(nlink) = self.groups.get(node.ino).map(|_| self.attr_now(&node, &body)).transpose()? {
-            // The copy's own count has its entry in the index, and misses the names that were not copied.
-            self.groups.set_nlink(node.ino, self.must_work(on)?, nlink.nlink + 1).at("symlinkat", on)?;
+        if let Some(links) = self.groups.get(node.ino).and_then(|group| group.nlink) {
+            self.groups.set_nlink(node.ino, self.must_work(on)?, links + 1).at("symlinkat", on)?;
         }
         if let Body::File(file) = &mut *body
             && matches!(file.site, Site::Pinned(_))
@@ -303,7 +302,7 @@ fn mode_of(new: &NewNode, default_acl: bool) -> Mode {
     Mode::from_raw_mode(new.mode & 0o7777 & !umask)
 }
 
-fn link_to(place: &Place, at: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+pub(super) fn link_to(place: &Place, at: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     match place {
         Place::Name(dir, old) => linkat(dir, old.as_slice(), at, name, AtFlags::empty()),
         Place::Fd(_) => linkat(CWD, place.proc_path(), at, name, AtFlags::SYMLINK_FOLLOW),

@@ -25,7 +25,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::branch::{Branch, BranchError, BranchSpec};
 use crate::devices::Devices;
-use crate::dir::{DirBody, HashKey};
+use crate::dir::{DirBody, HashKey, Listings};
 use crate::error::{At, Errno, Error, Result};
 use crate::fdcache::FdCache;
 use crate::inode::{Body, BuildInoHasher, FileBody, Inodes, Link, Node, Site};
@@ -81,6 +81,7 @@ pub struct Union {
     groups: Groups,
     dirs: FdCache<(Ino, BranchIndex)>,
     files: FdCache<Ino, Arc<OpenFile>>,
+    listings: Listings,
     hash: HashKey,
     /// Held for reading while a path is put together, for writing while a directory is renamed.
     topology: RwLock<()>,
@@ -126,6 +127,7 @@ impl Union {
             groups,
             dirs: FdCache::new(DIR_FDS),
             files: FdCache::new(FILE_FDS),
+            listings: Listings::new(),
             hash: HashKey(random_key()),
             topology: RwLock::new(()),
             crossing: Mutex::new(()),
@@ -218,12 +220,24 @@ impl Union {
 
     /// Forgets what was kept for a node that left the table.
     fn evict(&self, node: &Node) {
-        if node.is_dir() {
-            for at in 0..self.branches.len() {
-                self.dirs.remove(&(node.ino, index(at)));
-            }
-        } else {
+        if !node.is_dir() {
             self.files.remove(&node.ino);
+            return;
+        }
+        // It may be this thread that has the directory locked; then its branches are not to be asked for.
+        match node.body.try_read().as_deref() {
+            Some(Body::Dir(state)) => self.evict_dir(node.ino, state),
+            _ => {
+                self.listings.gone(node.ino);
+                (0..self.branches.len()).for_each(|at| self.dirs.remove(&(node.ino, index(at))));
+            }
+        }
+    }
+
+    fn evict_dir(&self, dir: Ino, state: &DirBody) {
+        self.listings.gone(dir);
+        for &branch in state.candidates.iter().chain(state.layers.iter().flatten()) {
+            self.dirs.remove(&(dir, branch));
         }
     }
 

@@ -95,7 +95,7 @@ impl Union {
 
     /// A directory without a name lives on, empty, for those who have it open.
     pub(super) fn bury(&self, dir: &Node, state: &mut DirBody, gone: Arc<std::os::fd::OwnedFd>) {
-        self.evict(dir);
+        self.evict_dir(dir.ino, state);
         *state = DirBody {
             candidates: [state.top()].into(),
             layers: Some(Vec::new()),

@@ -17,6 +17,7 @@ use parking_lot::RwLockWriteGuard;
 use rustix::fs::{RenameFlags as Flags, renameat_with};
 
 use super::copyup::ALL_DATA;
+use super::create::link_to;
 use super::read::Seen;
 use super::{Union, path_below, path_on};
 use crate::branch::is_overlay_whiteout;
@@ -25,7 +26,7 @@ use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, Link, Moved, Node};
 use crate::marks::Format;
 use crate::types::{BranchIndex, FileKind, Ino, Name, RenameFlags};
-use crate::work::{read_names, remove_tree};
+use crate::work::{keeping_times, read_names, remove_tree};
 
 /// One side of a rename.
 #[derive(Clone, Copy)]
@@ -125,8 +126,12 @@ impl Union {
             }
         }
         let mut locked = self.lock_both(from.dir, to.dir)?;
-        let here = self.here(&locked.from, from, &source)?;
-        let there = target.map(|target| self.here(locked.to(), to, &target)).transpose()?;
+        let mut here = self.here(&locked.from, from, &source)?;
+        let mut there = target.map(|target| self.here(locked.to(), to, &target)).transpose()?;
+        self.have_on(branch, &mut locked.from, from, &mut here)?;
+        if let Some(there) = there.as_mut().filter(|_| how.contains(RenameFlags::EXCHANGE)) {
+            self.have_on(branch, locked.to(), to, there)?;
+        }
         if there.is_none()
             && self.find(to.dir, locked.to().dir()?, to.name)?.is_some_and(|found| found.visible)
         {
@@ -207,6 +212,21 @@ impl Union {
         let found = found.ok_or(Error::rule("rename", Errno::NOENT))?;
         let seen = self.look(side.dir, side.name, &found)?;
         Ok(Here { found, seen, node: Arc::clone(node) })
+    }
+
+    /// Of a file that was copied up under another of its names, makes this name too.
+    fn have_on(&self, branch: BranchIndex, body: &mut Body, side: Side<'_>, here: &mut Here) -> Result<()> {
+        if here.node.is_dir() || here.found.top == branch {
+            return Ok(());
+        }
+        let dir = self.dirfd(side.dir, branch)?;
+        let place = self.place(&here.node, &here.node.body.read())?;
+        keeping_times(&dir, || link_to(&place, &dir, side.name.as_bytes())).at("linkat", branch)?;
+        here.found.copied_up(branch);
+        if let Some(listing) = &mut body.dir_mut()?.listing {
+            listing.set(self.hash, side.name.as_bytes(), Some(here.found.clone()));
+        }
+        Ok(())
     }
 
     fn replace(

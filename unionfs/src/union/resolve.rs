@@ -14,7 +14,7 @@ use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, Moved, Node};
 use crate::marks::{DEVICE_PREFIX, DirMarks, Means, is_xattr_whiteout, meaning, whiteout_name};
 use crate::place::Place;
-use crate::types::{BranchIndex, FileKind, Name};
+use crate::types::{BranchIndex, FileKind, Ino, Name};
 use crate::work::read_names;
 
 /// Lookups that a directory answers by asking its layers before it is worth reading them whole.
@@ -223,8 +223,22 @@ impl Union {
             let fd = self.dirfd(dir, branch)?;
             self.list_layer(branch, &fd, state.xwhiteouts.contains(&branch), &mut listing)?;
         }
+        self.listings.made(dir.ino, listing.len(), |other| self.drop_listing(other));
         state.listing = Some(listing);
         Ok(())
+    }
+
+    /// Drops the listing of a directory that nobody is looking at; false if somebody is.
+    fn drop_listing(&self, dir: Ino) -> bool {
+        let Some(node) = self.inodes.get(dir) else { return true };
+        let Some(mut body) = node.body.try_write() else { return false };
+        if let Body::Dir(state) = &mut *body
+            && state.gone.is_none()
+        {
+            state.listing = None;
+            state.probes = 0.into();
+        }
+        true
     }
 
     fn list_layer(
