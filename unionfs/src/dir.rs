@@ -10,6 +10,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use siphasher::sip::SipHasher13;
 
+use crate::marks::Note;
 use crate::types::{BranchIndex, FileKind, Ino};
 
 /// What the union knows of one directory.
@@ -26,8 +27,15 @@ pub(crate) struct DirBody {
     pub(crate) default_acl: Option<bool>,
     /// The directory's own descriptor, once its name is gone.
     pub(crate) gone: Option<Arc<OwnedFd>>,
-    /// For each merged directory with marks by xattr: whiteouts inside it are xattrs too (`opaque="x"`).
-    pub(crate) xwhiteouts: Vec<BranchIndex>,
+    /// What marks tell of the entries inside, for those branches whose directories have such marks.
+    pub(crate) noted: Vec<(BranchIndex, Note)>,
+}
+
+impl DirBody {
+    /// What the marks of a branch's directory tell of its entries.
+    pub(crate) fn note(&self, branch: BranchIndex) -> Note {
+        self.noted.iter().find(|(noted, _)| *noted == branch).map(|(_, note)| *note).unwrap_or_default()
+    }
 }
 
 /// What one layer says of a name.

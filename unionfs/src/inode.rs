@@ -43,7 +43,7 @@ pub(crate) struct Moved {
     /// The path that the mark holds, in the union of the branches below, without a leading slash.
     pub(crate) target: Box<[u8]>,
     /// Where each of them has it: paths from the branch's root.
-    pub(crate) located: Vec<(BranchIndex, Box<[u8]>)>,
+    pub(crate) located: Vec<Located>,
 }
 
 /// What a node is made of.
@@ -60,7 +60,12 @@ pub(crate) struct FileBody {
     pub(crate) site: Site,
     /// The inode's real number on that branch: guards against two objects being taken for one.
     pub(crate) real: u64,
+    /// Where its content is, if not in itself: kernel overlay's "metadata only copy up".
+    pub(crate) data: Option<Arc<Located>>,
 }
+
+/// An object of a branch by its path from the branch's root.
+pub(crate) type Located = (BranchIndex, Box<[u8]>);
 
 /// How a file is found on its branch.
 #[derive(Clone, Debug)]

@@ -72,34 +72,57 @@ pub(crate) fn meaning(name: &[u8]) -> Means<'_> {
     }
 }
 
+/// What the marks of a directory tell of the entries inside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Note {
+    /// Empty files may be whiteouts by xattr (`opaque="x"`).
+    pub(crate) xwhiteouts: bool,
+    /// Files may be copies of the metadata only: kernel overlay has copied something up into it (`impure="y"`).
+    pub(crate) metacopies: bool,
+}
+
 /// What marks a directory of one layer carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DirMarks {
     /// Nothing below shows through.
     pub(crate) opaque: bool,
-    /// Empty files in it may be whiteouts by xattr.
-    pub(crate) xwhiteouts: bool,
+    note: Note,
     /// It merges with this path of the branches below: absolute from their root, or a name beside its own.
     pub(crate) redirect: Option<Vec<u8>>,
 }
 
 const OPAQUE_XATTRS: [&[u8]; 3] =
     [b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque"];
+const IMPURE_XATTRS: [&[u8]; 2] = [b"trusted.overlay.impure", b"user.overlay.impure"];
 const REDIRECT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
 const WHITEOUT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteout"];
 
 impl DirMarks {
     /// Reads all marks of an open directory.
-    pub(crate) fn read(dir: &Arc<OwnedFd>) -> Result<Self, Errno> {
+    ///
+    /// `files` tells whether `.wh.` names are marks here.
+    pub(crate) fn read(dir: &Arc<OwnedFd>, files: bool) -> Result<Self, Errno> {
         let mut marks = Self::default();
-        match statat(dir, OPAQUE, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if stat.st_size > 0 => marks.redirect = Some(read_small(dir, OPAQUE)?),
-            Ok(_) => marks.opaque = true,
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
+        if files {
+            marks.read_file(dir)?;
         }
         marks.read_xattrs(&Place::Fd(Arc::clone(dir)))?;
         Ok(marks)
+    }
+
+    /// What is to be known of the entries, if anything is.
+    pub(crate) fn note(&self) -> Option<Note> {
+        (self.note != Note::default()).then_some(self.note)
+    }
+
+    fn read_file(&mut self, dir: &OwnedFd) -> Result<(), Errno> {
+        match statat(dir, OPAQUE, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if stat.st_size > 0 => self.redirect = Some(read_small(dir, OPAQUE)?),
+            Ok(_) => self.opaque = true,
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+        Ok(())
     }
 
     fn read_xattrs(&mut self, place: &Place) -> Result<(), Errno> {
@@ -112,11 +135,13 @@ impl DirMarks {
             if OPAQUE_XATTRS.contains(&name) {
                 match place.read_xattr(name)?.as_slice() {
                     b"y" => self.opaque = true,
-                    b"x" => self.xwhiteouts = true,
+                    b"x" => self.note.xwhiteouts = true,
                     _ => {}
                 }
             } else if REDIRECT_XATTRS.contains(&name) {
                 self.redirect = Some(place.read_xattr(name)?);
+            } else if IMPURE_XATTRS.contains(&name) {
+                self.note.metacopies = true;
             }
         }
         Ok(())
@@ -126,6 +151,15 @@ impl DirMarks {
 /// Whether an empty file is a whiteout by xattr (overlayfs.rst, kernel 6.7).
 pub(crate) fn is_xattr_whiteout(place: &Place) -> bool {
     WHITEOUT_XATTRS.iter().any(|name| place.getxattr(name, &mut [0; 8]).is_ok())
+}
+
+const METACOPY_XATTRS: [&[u8]; 2] = [b"trusted.overlay.metacopy", b"user.overlay.metacopy"];
+
+/// If a file has its content elsewhere: the redirect to it, or nothing for "below, by the same name"
+/// (overlayfs.rst, "Metadata only copy up").
+pub(crate) fn read_metacopy(place: &Place) -> Option<Option<Vec<u8>>> {
+    METACOPY_XATTRS.iter().find(|name| place.getxattr(name, &mut [0; 64]).is_ok())?;
+    Some(REDIRECT_XATTRS.iter().find_map(|name| place.read_xattr(name).ok()))
 }
 
 /// The content of a file of a few bytes.

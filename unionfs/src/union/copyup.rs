@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, XattrFlags, copy_file_range, fstat, ftruncate,
-    ioctl_ficlone, linkat, mkdirat, mknodat, openat, renameat, seek, symlinkat, unlinkat,
+    ioctl_ficlone, linkat, mkdirat, mknodat, renameat, seek, symlinkat, unlinkat,
 };
 
 use super::read::saturate;
@@ -44,20 +44,24 @@ impl Union {
             };
             return self.dir_on(node, self.copyup_branch(top)?);
         }
-        let from = |node: &Node| match &*node.body.read() {
-            Body::File(file) => file.branch,
-            Body::Dir(_) => BranchIndex::new(0),
-        };
-        if self.is_writable(from(node)) {
+        if self.is_settled(node) {
             return Ok(());
         }
         let lock = Arc::clone(&self.copying.entry(node.ino).or_insert_with(|| Arc::new(Mutex::new(()))));
         let copied = {
             let _alone = lock.lock();
-            if self.is_writable(from(node)) { Ok(()) } else { self.copy_up_file(node, from(node), keep) }
+            if self.is_settled(node) { Ok(()) } else { self.copy_up_file(node, keep) }
         };
         self.copying.remove_if(&node.ino, |_, entry| Arc::strong_count(entry) <= 2);
         copied
+    }
+
+    /// Whether a file, content and all, lies on a branch that is written.
+    fn is_settled(&self, node: &Node) -> bool {
+        match &*node.body.read() {
+            Body::File(file) => self.is_writable(file.branch) && file.data.is_none(),
+            Body::Dir(_) => true,
+        }
     }
 
     /// The branch that a copy of an object on `from` goes to.
@@ -69,8 +73,12 @@ impl Union {
         })
     }
 
-    fn copy_up_file(&self, node: &Arc<Node>, from: BranchIndex, keep: u64) -> Result<()> {
-        let to = self.copyup_branch(from)?;
+    fn copy_up_file(&self, node: &Arc<Node>, keep: u64) -> Result<()> {
+        let (from, data) = match &*node.body.read() {
+            Body::File(file) => (file.branch, file.data.clone()),
+            Body::Dir(_) => return Ok(()),
+        };
+        let to = if self.is_writable(from) { from } else { self.copyup_branch(from)? };
         let work = self.work(to).ok_or(Error::rule("copy-up", Errno::ROFS))?;
         let parent = node.parent();
         if let Some(parent) = &parent {
@@ -79,7 +87,15 @@ impl Union {
         let source = self.place(node, &node.body.read())?;
         let stat = source.stat().at("statx", from)?;
         let temp = work.temp();
-        make_copy(&source, &stat, &temp, keep).at("copy-up", to)?;
+        make_object(&source, &stat, &temp).at("copy-up", to)?;
+        if node.kind == FileKind::Regular && keep > 0 && stat.st_size > 0 {
+            let content = match &data {
+                Some(data) => self.open_located(data)?,
+                None => source.open(OFlags::RDONLY).at("open", from)?,
+            };
+            let target = temp.place().open(OFlags::WRONLY).at("open", to)?;
+            copy_data(&content, &target, keep).at("copy-up", to)?;
+        }
         copy_metadata(&source, &stat, &temp.place()).at("copy-up", to)?;
         let real = temp.place().stat().at("statx", to)?.st_ino;
         self.record_origin(to, &temp.place(), node.ino, real).at("setxattr", to)?;
@@ -141,7 +157,7 @@ impl Union {
         if matches!(site, Site::Indexed) {
             self.groups.copied(node.ino, to);
         }
-        *body = Body::File(FileBody { branch: to, site, real: shown.real });
+        *body = Body::File(FileBody { branch: to, site, real: shown.real, data: None });
         self.files.remove(&node.ino);
         Ok(())
     }
@@ -227,26 +243,15 @@ struct Shown {
     links: u32,
 }
 
-/// Makes the copy of an object that is no directory under a temporary name.
-fn make_copy(source: &Place, stat: &Stat, temp: &Temp<'_>, keep: u64) -> Result<(), Errno> {
-    let name = temp.name.as_slice();
+/// Makes an object that is no directory under a temporary name, a file empty yet.
+fn make_object(source: &Place, stat: &Stat, temp: &Temp<'_>) -> Result<(), Errno> {
+    let (name, mode) = (temp.name.as_slice(), Mode::RUSR | Mode::WUSR);
     match FileKind::from_mode(stat.st_mode) {
-        FileKind::Regular => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let target = openat(temp.dir(), name, flags, Mode::RUSR | Mode::WUSR)?;
-            if keep == 0 || stat.st_size == 0 {
-                return Ok(());
-            }
-            copy_data(&source.open(OFlags::RDONLY)?, &target, keep)
-        }
         FileKind::Symlink => symlinkat(source.readlink()?, temp.dir(), name),
-        _ => mknodat(
-            temp.dir(),
-            name,
-            FileType::from_raw_mode(stat.st_mode),
-            Mode::RUSR | Mode::WUSR,
-            stat.st_rdev,
-        ),
+        kind => {
+            let device = if kind == FileKind::Regular { 0 } else { stat.st_rdev };
+            mknodat(temp.dir(), name, FileType::from_raw_mode(kind.mode_bits()), mode, device)
+        }
     }
 }
 

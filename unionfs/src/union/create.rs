@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use parking_lot::RwLockWriteGuard;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, linkat, mkdirat, mknodat, openat, renameat,
-    renameat_with, symlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, XattrFlags, linkat, mkdirat, mknodat, openat,
+    renameat, renameat_with, symlinkat,
 };
 
 use super::Union;
@@ -22,6 +22,9 @@ use crate::inode::{Body, FileBody, Link, Node, Site};
 use crate::marks::{Format, whiteout_name};
 use crate::place::Place;
 use crate::types::{BranchIndex, Entry, FileKind, Ino, Name, NewNode};
+
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 /// A directory locked to take a new name that is free.
 pub(super) struct Opening<'a> {
@@ -117,7 +120,7 @@ impl Union {
         let stat = rustix::fs::fstat(&file).at("fstat", branch)?;
         let ino = self.devices.ino(stat.st_dev, stat.st_ino);
         let site = Site::Pinned(Arc::clone(&file));
-        let body = Body::File(FileBody { branch, site, real: stat.st_ino });
+        let body = Body::File(FileBody { branch, site, real: stat.st_ino, data: None });
         let node = self.inodes.intern(ino, || Node::new(ino, FileKind::Regular, Link::default(), body));
         Ok(Entry { node: node.ino, attr: attr_of(node.ino, &stat, 0) })
     }
@@ -226,7 +229,7 @@ impl Union {
         let place = Place::Name(Arc::clone(&opening.fd), name.as_bytes().into());
         let stat = place.stat().at("statx", opening.branch)?;
         let ino = self.devices.ino(stat.st_dev, stat.st_ino);
-        Ok(Seen { ino, stat, branch: opening.branch, indexed: false, group: None, fresh: true })
+        Ok(Seen { fresh: true, ..Seen::new(ino, stat, opening.branch) })
     }
 
     /// Puts a new name on disk, over the whiteout that hides what lies below, and into the listing.
@@ -264,6 +267,26 @@ impl Union {
         Ok(())
     }
 
+    /// What was made in the work directory has not inherited the default ACL of its directory (acl(5)).
+    fn inherit_acl(&self, opening: &Opening<'_>, made: &Place, kind: FileKind) -> Result<()> {
+        let parent = Place::Fd(Arc::clone(&opening.fd));
+        let acl = match parent.read_xattr(DEFAULT_ACL) {
+            Ok(acl) if kind != FileKind::Symlink => acl,
+            _ => return Ok(()),
+        };
+        let set = |name: &[u8], acl: &[u8]| {
+            made.setxattr(name, acl, XattrFlags::empty()).at("setxattr", opening.branch)
+        };
+        if kind == FileKind::Directory {
+            set(DEFAULT_ACL, &acl)?;
+        }
+        let mode = made.stat().at("statx", opening.branch)?.st_mode;
+        set(ACCESS_ACL, &acl)?;
+        // The mask entry, which the group bits set, allows no more than the mode that was asked for.
+        let inherited = made.stat().at("statx", opening.branch)?.st_mode;
+        made.chmod(inherited & mode).at("fchmodat", opening.branch)
+    }
+
     /// Makes the object aside and swaps it in for the whiteout device in one rename.
     fn put_over_device(
         &self,
@@ -275,6 +298,7 @@ impl Union {
         let branch = opening.branch;
         let temp = self.must_work(branch)?.temp();
         build(temp.dir(), &temp.name).at("create", branch)?;
+        self.inherit_acl(opening, &temp.place(), kind)?;
         if kind == FileKind::Directory {
             let fd = temp.place().open(OFlags::RDONLY | OFlags::DIRECTORY).at("open", branch)?;
             self.mark_dir(branch, &Arc::new(fd), None)?;
@@ -292,7 +316,7 @@ impl Union {
 fn has_default_acl(state: &mut DirBody, fd: &Arc<OwnedFd>) -> bool {
     *state.default_acl.get_or_insert_with(|| {
         let place = Place::Fd(Arc::clone(fd));
-        matches!(place.getxattr(b"system.posix_acl_default", &mut [0; 8]), Ok(_) | Err(Errno::RANGE))
+        matches!(place.getxattr(DEFAULT_ACL, &mut [0; 8]), Ok(_) | Err(Errno::RANGE))
     })
 }
 

@@ -33,7 +33,12 @@ impl Union {
         let body = node.body.read();
         let Body::File(state) = &*body else { return Err(Error::rule("open", Errno::ISDIR)) };
         let place = self.file_place(node, state)?;
-        let file = if self.is_writable(state.branch) {
+        let file = if let Some(data) = &state.data {
+            if write {
+                return Err(Error { op: "open", branch: Some(state.branch), errno: Errno::ROFS });
+            }
+            OpenFile { fd: self.open_located(data)?, writable: false }
+        } else if self.is_writable(state.branch) {
             open_upper(&place, write).at("open", state.branch)?
         } else if write {
             return Err(Error { op: "open", branch: Some(state.branch), errno: Errno::ROFS });

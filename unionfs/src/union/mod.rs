@@ -9,6 +9,7 @@ mod create;
 mod data;
 mod groups;
 mod hide;
+mod metacopy;
 mod origin;
 mod read;
 mod remove;

@@ -11,7 +11,7 @@ use super::groups::Group;
 use crate::devices::alternative;
 use crate::dir::{DirBody, Found};
 use crate::error::{At, Errno, Error, Result};
-use crate::inode::{Body, FileBody, Link, Node, Site};
+use crate::inode::{Body, FileBody, Link, Located, Node, Site};
 use crate::marks::{Format, Means, meaning};
 use crate::place::Place;
 use crate::types::{Attr, BranchIndex, DirEntry, Entry, FileKind, Ino, NAME_MAX, Name, StatFs, Time};
@@ -29,6 +29,14 @@ pub(super) struct Seen {
     pub(super) group: Option<Group>,
     /// It was made just now.
     pub(super) fresh: bool,
+    /// Where its content is, if not in itself.
+    pub(super) data: Option<Arc<Located>>,
+}
+
+impl Seen {
+    pub(super) const fn new(ino: Ino, stat: Stat, branch: BranchIndex) -> Self {
+        Self { ino, stat, branch, indexed: false, group: None, fresh: false, data: None }
+    }
 }
 
 impl Union {
@@ -54,7 +62,7 @@ impl Union {
                 Some(now) if now == found => {}
                 _ => continue,
             }
-            let seen = self.look(&dir, name, &found)?;
+            let seen = self.look(&dir, body.dir()?, name, &found)?;
             if let Some(entry) = self.enter(&dir, name, &found, &seen, false) {
                 return Ok(Some(entry));
             }
@@ -63,7 +71,7 @@ impl Union {
         let Some(found) = self.find(&dir, body.dir()?, name)?.filter(|found| found.visible) else {
             return Ok(None);
         };
-        let seen = self.look(&dir, name, &found)?;
+        let seen = self.look(&dir, body.dir()?, name, &found)?;
         Ok(self.enter(&dir, name, &found, &seen, true))
     }
 
@@ -73,11 +81,14 @@ impl Union {
     }
 
     /// Stats the object that a name was found to be, and tells its identity.
-    pub(super) fn look(&self, dir: &Node, name: Name<'_>, found: &Found) -> Result<Seen> {
+    pub(super) fn look(&self, dir: &Node, state: &DirBody, name: Name<'_>, found: &Found) -> Result<Seen> {
         let place = Place::Name(self.dirfd(dir, found.top)?, name.as_bytes().into());
         let stat = place.stat().at("statx", found.top)?;
         let ino = self.identity(found.top, &place, &stat);
-        let mut seen = Seen { ino, stat, branch: found.top, indexed: false, group: None, fresh: false };
+        let mut seen = Seen::new(ino, stat, found.top);
+        if found.kind == FileKind::Regular && state.note(found.top).metacopies {
+            seen.data = self.data_of_metacopy(dir, state, name, found.top, &place)?;
+        }
         if found.kind != FileKind::Directory && !self.groups.is_empty() {
             self.look_at_group(&mut seen)?;
         }
@@ -147,7 +158,12 @@ impl Union {
             Body::Dir(Box::new(DirBody { candidates: found.candidates(), layers, ..DirBody::default() }))
         } else {
             let site = if seen.indexed { Site::Indexed } else { Site::Linked };
-            Body::File(FileBody { branch: seen.branch, site, real: seen.stat.st_ino })
+            Body::File(FileBody {
+                branch: seen.branch,
+                site,
+                real: seen.stat.st_ino,
+                data: seen.data.clone(),
+            })
         };
         Node::new(ino, FileKind::from_mode(seen.stat.st_mode), link, body)
     }
@@ -247,7 +263,8 @@ impl Union {
         for (next, slot) in listing.after(after) {
             let ino = if inos {
                 // Behind the union's back an entry may have gone.
-                let Ok(seen) = self.look(&dir, Name::from_bytes(&slot.name)?, &slot.found) else { continue };
+                let name = Name::from_bytes(&slot.name)?;
+                let Ok(seen) = self.look(&dir, body.dir()?, name, &slot.found) else { continue };
                 seen.ino.get()
             } else {
                 0

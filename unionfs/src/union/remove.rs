@@ -123,7 +123,7 @@ impl Union {
             let body = self.write_body(dir)?;
             let found = self.find(dir, body.dir()?, name)?.filter(|found| found.visible).ok_or(absent)?;
             if found.top == top {
-                let seen = self.look(dir, name, &found)?;
+                let seen = self.look(dir, body.dir()?, name, &found)?;
                 return Ok(Closing { dir, body, found, seen, branch });
             }
         }

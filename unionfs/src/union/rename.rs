@@ -210,7 +210,7 @@ impl Union {
         Self::must_be_alive(state)?;
         let found = self.find(side.dir, state, side.name)?.filter(|found| found.visible);
         let found = found.ok_or(Error::rule("rename", Errno::NOENT))?;
-        let seen = self.look(side.dir, side.name, &found)?;
+        let seen = self.look(side.dir, state, side.name, &found)?;
         Ok(Here { found, seen, node: Arc::clone(node) })
     }
 
@@ -282,13 +282,26 @@ impl Union {
         if there.found.top == branch {
             let left = read_names(&gone).at("getdents64", branch)?;
             if !left.is_empty() {
-                self.hide_beside(branch, to_fd, to.name)?;
-                for (name, ..) in left {
-                    remove_tree(&gone, &name).at("unlinkat", branch)?;
-                }
+                self.clear_marks(branch, to_fd, to.name, &gone, &left)?;
             }
         }
         Ok(Some(gone))
+    }
+
+    /// Empties a directory that shows nothing of what only marks; all the while it shows nothing.
+    fn clear_marks(
+        &self,
+        branch: BranchIndex,
+        parent: &Arc<OwnedFd>,
+        name: Name<'_>,
+        dir: &Arc<OwnedFd>,
+        left: &[(Vec<u8>, rustix::fs::FileType, u64)],
+    ) -> Result<()> {
+        match self.options.format {
+            Format::Aufs => self.hide_beside(branch, parent, name)?,
+            Format::Overlay => self.mark_dir(branch, dir, None)?,
+        }
+        left.iter().try_for_each(|(name, ..)| remove_tree(dir, name).at("unlinkat", branch))
     }
 
     /// A directory that merges with lower ones is told where they stay; one that moves over something becomes opaque.

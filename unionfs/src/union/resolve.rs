@@ -11,8 +11,8 @@ use super::{Union, path_below};
 use crate::branch::is_overlay_whiteout;
 use crate::dir::{DirBody, Found, Listing, Says};
 use crate::error::{At, Errno, Error, Result};
-use crate::inode::{Body, Moved, Node};
-use crate::marks::{DEVICE_PREFIX, DirMarks, Means, is_xattr_whiteout, meaning, whiteout_name};
+use crate::inode::{Body, Located, Moved, Node};
+use crate::marks::{DEVICE_PREFIX, DirMarks, Format, Means, is_xattr_whiteout, meaning, whiteout_name};
 use crate::place::Place;
 use crate::types::{BranchIndex, FileKind, Ino, Name};
 use crate::work::read_names;
@@ -20,10 +20,16 @@ use crate::work::read_names;
 /// Lookups that a directory answers by asking its layers before it is worth reading them whole.
 const PROBES: u32 = 4;
 /// Redirects that may lead to one another (there are no loops unless somebody made them by hand).
-const REDIRECTS: usize = 40;
+pub(super) const REDIRECTS: usize = 40;
 
-/// A directory on one branch, by its path from the branch's root.
-type Located = (BranchIndex, Box<[u8]>);
+/// Which marks of a branch count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reads {
+    /// `.wh.` files: aufs's, OCI's.
+    pub(super) files: bool,
+    /// Devices and extended attributes: kernel overlay's.
+    pub(super) overlay: bool,
+}
 
 impl Body {
     pub(super) fn dir(&self) -> Result<&DirBody> {
@@ -65,27 +71,19 @@ impl Union {
     /// Finds which of the candidates are merged: down to the first opaque mark, and on where a redirect leads.
     fn resolve_layers(&self, dir: &Node, state: &mut DirBody) -> Result<()> {
         let mut layers = Vec::with_capacity(state.candidates.len());
+        state.noted.clear();
         for &branch in &state.candidates {
             layers.push(branch);
+            let marks = self.marks(branch, &self.dirfd(dir, branch)?)?;
+            state.noted.extend(marks.note().map(|note| (branch, note)));
             if self.is_bottom(branch) {
                 break;
             }
-            let marks = self.marks(branch, &self.dirfd(dir, branch)?)?;
-            if marks.xwhiteouts {
-                state.xwhiteouts.push(branch);
-            }
             if let Some(target) = marks.redirect {
-                let parent = dir.parent().map(|parent| {
-                    let _still = self.topology.read();
-                    path_below(&parent, branch)
-                });
-                let target = absolute(&parent.unwrap_or_default(), &target);
-                let located = self.follow(branch, &target, REDIRECTS)?;
-                layers.extend(located.iter().map(|(branch, _)| *branch));
-                dir.link.lock().moved =
-                    Some(Box::new(Moved { marked: branch, target: target.into(), located }));
+                layers.extend(self.resolve_redirect(dir, state, branch, &target)?);
+                break;
             }
-            if marks.opaque || dir.link.lock().moved.is_some() {
+            if marks.opaque {
                 break;
             }
         }
@@ -93,17 +91,51 @@ impl Union {
         Ok(())
     }
 
+    /// The layers that a redirect mark leads to.
+    fn resolve_redirect(
+        &self,
+        dir: &Node,
+        state: &mut DirBody,
+        branch: BranchIndex,
+        target: &[u8],
+    ) -> Result<Vec<BranchIndex>> {
+        let parent = dir.parent().map(|parent| {
+            let _still = self.topology.read();
+            path_below(&parent, branch)
+        });
+        let target = absolute(&parent.unwrap_or_default(), target);
+        let located = self.follow(branch, &target, REDIRECTS)?;
+        for (layer, path) in &located {
+            let fd = Arc::new(self.branch(*layer).open_dir(path).at("openat2", *layer)?);
+            state.noted.extend(self.marks(*layer, &fd)?.note().map(|note| (*layer, note)));
+        }
+        let layers = located.iter().map(|(layer, _)| *layer).collect();
+        dir.link.lock().moved = Some(Box::new(Moved { marked: branch, target: target.into(), located }));
+        Ok(layers)
+    }
+
+    /// Which marks count in a branch.
+    ///
+    /// All that are known, whatever wrote them; but where this union writes kernel overlay's format, names that
+    /// begin with `.wh.` are the user's.
+    pub(super) fn reads(&self, branch: BranchIndex) -> Reads {
+        let marked = self.branch(branch).perm().whiteouts;
+        let own = self.options.format == Format::Overlay && self.is_writable(branch);
+        Reads { files: marked && !own, overlay: marked }
+    }
+
     /// The marks of a directory, where its branch's marks count.
     fn marks(&self, branch: BranchIndex, dir: &Arc<OwnedFd>) -> Result<DirMarks> {
-        if self.branch(branch).perm().whiteouts {
-            DirMarks::read(dir).at("opaque mark", branch)
+        let reads = self.reads(branch);
+        if reads.overlay {
+            DirMarks::read(dir, reads.files).at("opaque mark", branch)
         } else {
             Ok(DirMarks::default())
         }
     }
 
     /// Where the branches below `branch` have the directory `path`.
-    fn follow(&self, branch: BranchIndex, path: &[u8], left: usize) -> Result<Vec<Located>> {
+    pub(super) fn follow(&self, branch: BranchIndex, path: &[u8], left: usize) -> Result<Vec<Located>> {
         if left == 0 {
             return Err(Error { op: "redirect", branch: Some(branch), errno: Errno::LOOP });
         }
@@ -156,7 +188,7 @@ impl Union {
         let mut found: Option<Found> = None;
         for &branch in state.layers.as_deref().unwrap_or_default() {
             let fd = self.dirfd(dir, branch)?;
-            let (object, hidden) = self.ask(branch, &fd, name, state.xwhiteouts.contains(&branch))?;
+            let (object, hidden) = self.ask(branch, &fd, name, state.note(branch).xwhiteouts)?;
             for says in object.into_iter().chain(hidden.then_some(Says::Whiteout)) {
                 match &mut found {
                     Some(found) => found.add(says, branch),
@@ -191,14 +223,14 @@ impl Union {
         name: Name<'_>,
         xwhiteouts: bool,
     ) -> Result<(Option<Says>, bool)> {
-        let marked = self.branch(branch).perm().whiteouts;
+        let reads = self.reads(branch);
         let whiteout = || exists(dir, &whiteout_name(name.as_bytes())).at("statx", branch);
         let stat = match statat(dir, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok((None, marked && whiteout()?)),
+            Err(Errno::NOENT) => return Ok((None, reads.files && whiteout()?)),
             Err(errno) => return Err(errno).at("statx", branch),
         };
-        if marked {
+        if reads.overlay {
             let device = || exists(dir, &[DEVICE_PREFIX, name.as_bytes()].concat());
             if is_overlay_whiteout(&stat) && !device().at("statx", branch)? {
                 return Ok((Some(Says::Whiteout), false));
@@ -210,7 +242,7 @@ impl Union {
                 }
             }
         }
-        Ok((Some(Says::Object(FileKind::from_mode(stat.st_mode))), marked && whiteout()?))
+        Ok((Some(Says::Object(FileKind::from_mode(stat.st_mode))), reads.files && whiteout()?))
     }
 
     /// Reads all layers of a directory into its listing, if that was not done yet.
@@ -221,7 +253,7 @@ impl Union {
         let mut listing = Listing::default();
         for &branch in state.layers.as_deref().unwrap_or_default() {
             let fd = self.dirfd(dir, branch)?;
-            self.list_layer(branch, &fd, state.xwhiteouts.contains(&branch), &mut listing)?;
+            self.list_layer(branch, &fd, state.note(branch).xwhiteouts, &mut listing)?;
         }
         self.listings.made(dir.ino, listing.len(), |other| self.drop_listing(other));
         state.listing = Some(listing);
@@ -248,7 +280,9 @@ impl Union {
         xwhiteouts: bool,
         listing: &mut Listing,
     ) -> Result<()> {
-        let marked = self.branch(branch).perm().whiteouts;
+        let reads = self.reads(branch);
+        // A branch whose marks do not count has its `.wh.` names hidden all the same.
+        let meaning = |name| if reads.overlay && !reads.files { Means::Object } else { meaning(name) };
         let names = read_names(dir).at("getdents64", branch)?;
         let devices: Vec<&[u8]> = names.iter().filter_map(|(name, ..)| device_of(name)).collect();
         for (name, kind, _) in &names {
@@ -257,7 +291,7 @@ impl Union {
             }
             let kind = self.kind_of(branch, dir, name, *kind)?;
             let may_hide =
-                marked && (kind == FileKind::CharDevice || xwhiteouts && kind == FileKind::Regular);
+                reads.overlay && (kind == FileKind::CharDevice || xwhiteouts && kind == FileKind::Regular);
             let says = if may_hide && !devices.contains(&name.as_slice()) {
                 let proven = Name::from_bytes(name)?;
                 self.ask(branch, dir, proven, xwhiteouts)?.0.unwrap_or(Says::Whiteout)
@@ -267,7 +301,7 @@ impl Union {
             listing.fold(self.hash, name, says, branch);
         }
         // After the objects: of one layer the whiteout hides what lies below, not what lies beside it.
-        for (name, ..) in names.iter().filter(|_| marked) {
+        for (name, ..) in names.iter().filter(|_| reads.files) {
             if let Means::Whiteout(hidden) = meaning(name) {
                 listing.fold(self.hash, hidden, Says::Whiteout, branch);
             }
@@ -292,7 +326,7 @@ impl Union {
 }
 
 /// The path from the root that a redirect in a child of `parent` names, without a leading slash.
-fn absolute(parent: &[u8], target: &[u8]) -> Vec<u8> {
+pub(super) fn absolute(parent: &[u8], target: &[u8]) -> Vec<u8> {
     match target.strip_prefix(b"/") {
         Some(path) => path.to_vec(),
         None if parent.is_empty() => target.to_vec(),
