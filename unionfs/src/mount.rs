@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use fuser::Session;
 use nix::mount::MntFlags;
+use tracing::error;
 
 use self::attach::{Attachment, UnmountOnDrop};
 pub use self::error::MountError;
 pub use self::options::{Access, IoMode, MountFlags, MountOptions};
-use crate::fuse::{Classic, Core, Features, Negotiator, Service};
+use crate::fuse::{self, Core, Features, Negotiator, Reading, Service, Stats};
 use crate::union::Union;
 
 /// A mounted union that waits to be served. Dropping it unmounts.
@@ -26,7 +27,8 @@ use crate::union::Union;
 pub struct Server<C: Core = Union> {
     service: Arc<Service<C>>,
     features: Features,
-    threads: usize,
+    reading: Reading,
+    stats: Stats,
     // Dropped in this order: unmounting looks at the channel, and fusermount3's socket is in the session.
     guard: UnmountOnDrop,
     session: Session<Negotiator>,
@@ -40,8 +42,12 @@ impl<C: Core> Server<C> {
     ///
     /// If threads cannot be started, or `/dev/fuse` fails; the filesystem is unmounted then too.
     pub fn run(self) -> Result<(), MountError> {
-        let Self { service, threads, guard, session, channel, .. } = self;
-        let outcome = Classic::new(service, Arc::clone(&channel), threads).run();
+        let Self { service, reading, stats, guard, session, channel, .. } = self;
+        let outcome = fuse::run(&service, &channel, reading, &stats, &|| {
+            if let Err(error) = guard.0.release(MntFlags::MNT_FORCE | MntFlags::MNT_DETACH) {
+                error!(%error, "the connection could not be aborted");
+            }
+        });
         let path = guard.0.path.clone();
         drop((guard, session, channel));
         outcome.map_err(|source| MountError::Serve { path, source })
@@ -57,6 +63,11 @@ impl<C: Core> Server<C> {
     /// It keeps the connection open: drop it when the server ends, or callers wait for answers that never come.
     pub fn notifier(&self) -> fuser::Notifier {
         self.session.notifier()
+    }
+
+    /// What was served, counted while the server runs.
+    pub fn stats(&self) -> Stats {
+        self.stats.clone()
     }
 
     /// What kernel and server agreed on.

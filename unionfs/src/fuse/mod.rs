@@ -12,23 +12,28 @@
 //! - it knows only `/dev/fuse`, and this codec also serves FUSE over io_uring.
 
 mod api;
+mod channel;
 mod classic;
 mod message;
 mod negotiate;
 mod op;
 mod reply;
 mod request;
+mod seats;
 mod serve;
 mod serve_ops;
+mod spin;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use api::Core;
-pub(crate) use classic::Classic;
+pub(crate) use classic::{Reading, run};
 pub use negotiate::{Feature, Features};
 pub(crate) use negotiate::{MAX_WRITE, Negotiator, Wish};
 pub(crate) use reply::Timeout;
 pub(crate) use request::Dialect;
 pub(crate) use serve::{OpenPolicy, Policy, Service};
+pub use stats::{BUCKETS, OpStats, ReadStats, Stats};
 pub use wire::Opcode;

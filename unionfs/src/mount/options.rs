@@ -11,7 +11,9 @@ use tracing::info;
 use super::error::MountError;
 use super::{Server, attach};
 use crate::error::Errno;
-use crate::fuse::{Core, Dialect, Features, Negotiator, OpenPolicy, Policy, Service, Timeout, Wish};
+use crate::fuse::{
+    Core, Dialect, Features, Negotiator, OpenPolicy, Policy, Reading, Service, Stats, Timeout, Wish,
+};
 
 /// Who may use the mount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +76,7 @@ pub struct MountOptions {
     durable: bool,
     timeout: Option<Duration>,
     threads: usize,
+    spin: Duration,
     io: IoMode,
 }
 
@@ -93,7 +96,8 @@ impl MountOptions {
             xattrs: true,
             durable: true,
             timeout: None,
-            threads: 4,
+            threads: 8,
+            spin: Duration::from_micros(30),
             io: IoMode::default(),
         }
     }
@@ -165,6 +169,13 @@ impl MountOptions {
         self
     }
 
+    /// How long a reader of requests asks again before it sleeps; zero never. It stops by itself while that gains
+    /// nothing or the CPU is wanted.
+    pub const fn spin(mut self, spin: Duration) -> Self {
+        self.spin = spin;
+        self
+    }
+
     /// How the data of files is reached.
     pub const fn io(mut self, io: IoMode) -> Self {
         self.io = io;
@@ -185,7 +196,8 @@ impl MountOptions {
         let features = agreed.get().cloned().ok_or_else(unanswered)?;
         let service = Arc::new(Service::new(core, self.policy(&features)));
         info!(at = ?path, protocol = ?features.protocol, "mounted");
-        Ok(Server { service, channel, features, threads: self.threads.max(1), guard, session })
+        let reading = Reading { threads: self.threads.max(1), spin: self.spin };
+        Ok(Server { service, features, reading, stats: Stats::default(), guard, session, channel })
     }
 
     /// The mount point with no symbolic link left in it, which must be a directory (`rootmode` in mount.fuse(8)).

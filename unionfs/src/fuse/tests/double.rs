@@ -25,6 +25,8 @@ pub(super) struct Double {
     pub(super) nodes: Mutex<BTreeMap<u64, Node>>,
     /// Makes every `getattr` panic.
     pub(super) broken: AtomicBool,
+    /// Makes every `getxattr` of `user.slow` wait until it is false.
+    pub(super) slow: AtomicBool,
 }
 
 fn fail<T>(errno: Errno) -> Result<T> {
@@ -54,7 +56,11 @@ impl Double {
     pub(super) fn new() -> Self {
         let owner = NewNode { mode: 0, umask: 0, uid: 0, gid: 0 };
         let root = node(1, libc::S_IFDIR | 0o755, &owner);
-        Self { nodes: Mutex::new(BTreeMap::from([(1, root)])), broken: AtomicBool::new(false) }
+        Self {
+            nodes: Mutex::new(BTreeMap::from([(1, root)])),
+            broken: AtomicBool::new(false),
+            slow: AtomicBool::new(true),
+        }
     }
 
     fn with<T>(&self, ino: Ino, act: impl FnOnce(&mut Node) -> Result<T>) -> Result<T> {
@@ -252,6 +258,9 @@ impl Core for Double {
         })
     }
     fn getxattr(&self, node: Ino, name: &OsStr) -> Result<Vec<u8>> {
+        while name == "user.slow" && self.slow.load(Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         self.with(node, |node| node.xattrs.get(name).cloned().ok_or(Error::rule("double", Errno::NODATA)))
     }
     fn listxattr(&self, node: Ino) -> Result<Vec<u8>> {

@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::double::Double;
 use crate::mount::{MountError, MountOptions, Unmounter};
@@ -110,7 +112,29 @@ fn listing_of_many_names_is_complete_and_each_counts_one_lookup() {
         if held() == 0 {
             return;
         }
-        thread::sleep(std::time::Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
     }
     panic!("{} references are left over", held());
+}
+
+#[test]
+fn slow_requests_hold_up_nobody_else() {
+    let mnt = Mounted::new(|options| options.threads(4));
+    let path = mnt.path().to_owned();
+    let slow: Vec<_> = (0..3)
+        .map(|_| {
+            let path = path.clone();
+            thread::spawn(move || rustix::fs::getxattr(&path, "user.slow", &mut [0u8; 1][..]))
+        })
+        .collect();
+    // The fourth thread answers these, though nobody could know that the other three would take so long.
+    for i in 0..200 {
+        assert!(fs::symlink_metadata(path.join(format!("absent-{i}"))).is_err());
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(slow.iter().all(|slow| !slow.is_finished()));
+    mnt.core.slow.store(false, Ordering::Relaxed);
+    for slow in slow {
+        assert_eq!(slow.join().unwrap(), Err(rustix::io::Errno::NODATA));
+    }
 }
