@@ -9,14 +9,17 @@
 //! The overlay xattrs are `trusted.` or, in a user namespace, `user.`. A directory and a whiteout of its own name in
 //! one layer make the directory opaque (OCI image spec, layer.md: a whiteout hides only what lies below its layer).
 
+use std::hash::Hasher;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
 use crate::error::Errno;
 use crate::place::Place;
+use crate::types::NAME_MAX;
 
 /// What a whiteout's name begins with (aufs_type.h `AUFS_WH_PFX`).
 pub(crate) const WHITEOUT_PREFIX: &[u8] = b".wh.";
@@ -26,6 +29,8 @@ pub(crate) const META_PREFIX: &[u8] = b".wh..wh.";
 pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Beside a character device 0:0 that is a device and no whiteout: this, and its name.
 pub(crate) const DEVICE_PREFIX: &[u8] = b".wh..wh.dev.";
+/// What the whiteout of a name of more than 251 bytes begins with.
+pub(crate) const LONG_PREFIX: &[u8] = b".wh..wh.long.";
 /// The default work directory of a writable branch.
 pub(crate) const WORK: &[u8] = b".wh..wh.work";
 
@@ -39,9 +44,21 @@ pub enum Format {
     Overlay,
 }
 
-/// The whiteout of a name, `.wh.NAME`.
+/// What the whiteout of a name is called: `.wh.NAME`, or, where that would be too long for a name, `.wh..wh.long.`
+/// and a hash, the name being its content.
 pub(crate) fn whiteout_name(name: &[u8]) -> SmallVec<[u8; 32]> {
+    if is_long(name) {
+        let mut hasher = SipHasher13::new();
+        hasher.write(name);
+        let hash = hasher.finish128();
+        return [LONG_PREFIX, format!("{:016x}{:016x}", hash.h1, hash.h2).as_bytes()].concat().into();
+    }
     [WHITEOUT_PREFIX, name].concat().into()
+}
+
+/// Whether `.wh.` before the name makes it longer than a name may be.
+pub(crate) fn is_long(name: &[u8]) -> bool {
+    WHITEOUT_PREFIX.len() + name.len() > NAME_MAX
 }
 
 /// What the name of a directory entry means in a layer.
@@ -53,6 +70,8 @@ pub(crate) enum Means<'a> {
     Whiteout(&'a [u8]),
     /// The character device 0:0 of this name is a device.
     Device(&'a [u8]),
+    /// Hides the name that is its content.
+    LongWhiteout,
     /// Not for users.
     Private,
 }
@@ -61,6 +80,9 @@ pub(crate) enum Means<'a> {
 pub(crate) fn meaning(name: &[u8]) -> Means<'_> {
     if let Some(device) = name.strip_prefix(DEVICE_PREFIX) {
         return Means::Device(device);
+    }
+    if name.starts_with(LONG_PREFIX) {
+        return Means::LongWhiteout;
     }
     if name.starts_with(META_PREFIX) {
         return Means::Private;
@@ -163,7 +185,7 @@ pub(crate) fn read_metacopy(place: &Place) -> Option<Option<Vec<u8>>> {
 }
 
 /// The content of a file of a few bytes.
-fn read_small(dir: impl AsFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
+pub(crate) fn read_small(dir: impl AsFd, name: &[u8]) -> Result<Vec<u8>, Errno> {
     let file = openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let mut content = vec![0; libc::PATH_MAX as usize];
     let len = rustix::io::pread(&file, &mut *content, 0)?;

@@ -71,7 +71,9 @@ fn places<'a>(args: &'a MountArgs, choice: &MountChoice) -> anyhow::Result<(OsSt
     match (args.places.as_slice(), &choice.branches) {
         ([mountpoint] | [_, mountpoint], Some(branches)) => Ok((branches.clone(), mountpoint)),
         ([branches, mountpoint], None) => Ok((branches.clone(), mountpoint)),
-        _ => bail!("no branches: write 'unionfs mount A:B MOUNTPOINT', or -o dirs=A:B"),
+        _ => {
+            bail!("branches and mount point are needed: write 'unionfs mount A:B MOUNTPOINT', or -o dirs=A:B")
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The only `unsafe` of the crate: the ioctl(2)s of `/dev/fuse` that no safe crate offers.
+//! The only `unsafe` of the crate: system calls that no safe crate offers.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -23,6 +23,34 @@ pub(crate) fn clone_fuse_channel(fresh: impl AsFd, session: BorrowedFd<'_>) -> R
     // JUSTIFICATION: rustix and nix have no safe form of this ioctl. SAFETY: both descriptors are borrowed and so
     // open for the call; the argument points to an initialised u32, which the kernel reads and does not keep.
     let ret = unsafe { libc::ioctl(fresh.as_raw_fd(), FUSE_DEV_IOC_CLONE, &raw const raw) };
+    if ret == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Makes a detached mount read-only, and reading it leave no access times (mount_setattr(2), kernel ≥ 5.12).
+///
+/// # Errors
+///
+/// `ENOSYS` on old kernels, `EPERM` without `CAP_SYS_ADMIN`.
+pub(crate) fn make_mount_read_only(mount: impl AsFd) -> Result<(), Errno> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOATIME,
+        attr_clr: libc::MOUNT_ATTR__ATIME,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let (mount, flags) = (mount.as_fd().as_raw_fd(), libc::AT_EMPTY_PATH);
+    // JUSTIFICATION: rustix and nix have no mount_setattr. SAFETY: the descriptor is borrowed and so open for the
+    // call; `attr` is initialised and repr(C), and its true size is passed; the kernel reads it and keeps nothing.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount,
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
     if ret == 0 { Ok(()) } else { Err(last_errno()) }
 }
 

@@ -50,7 +50,7 @@ impl Work {
         let shown = path.map_or_else(|| branch.spec().path.join(OsBytes(WORK).as_path()), Path::to_path_buf);
         let fail = |op: &'static str| {
             let path = shown.clone();
-            move |source| BranchError { path, op, source, hint: hint(op, source) }
+            move |errno| BranchError { path, op, errno, hint: hint(op, errno) }
         };
         let dir = match path {
             Some(path) => open_or_make(CWD, path),

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::Errno;
 pub use spec::{Access, BranchSpec, Perm, SpecError};
@@ -19,30 +20,39 @@ const PATH_STEP: usize = 4000;
 pub(crate) const DIR_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// How the root of a branch is opened: here, and only here, a symbolic link is followed.
+const ROOT_FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
 /// An opened branch.
 #[derive(Debug)]
 pub struct Branch {
     spec: BranchSpec,
     root: OwnedFd,
-    device: u64,
+    /// `st_dev` and `st_ino` of its root.
+    id: (u64, u64),
+    /// Those of the directories it lies in.
+    above: Vec<(u64, u64)>,
 }
 
 /// A branch that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("branch {path:?}: {op}: {source}{hint}")]
+#[error("branch {path:?}: {op}: {errno}{hint}")]
 pub struct BranchError {
     /// The directory as it was named.
     pub path: PathBuf,
     /// The system call or rule that refused.
     pub op: &'static str,
     /// Why.
-    pub source: Errno,
+    pub errno: Errno,
     /// What to do about it, or nothing.
     pub hint: &'static str,
 }
 
 impl Branch {
     /// Opens the directory a branch names.
+    ///
+    /// A branch that is not written is seen through a mount of its own where that is permitted: read-only by the
+    /// kernel's word, without what is mounted inside (the union's own mount point, say), and leaving no access times.
     ///
     /// # Errors
     ///
@@ -54,13 +64,20 @@ impl Branch {
                 Errno::NOTDIR => " (a branch is a directory)",
                 _ => "",
             };
-            BranchError { path: spec.path.clone(), op, source, hint }
+            BranchError { path: spec.path.clone(), op, errno: source, hint }
         };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, &spec.path, flags, Mode::empty()).map_err(|errno| fail("open", errno))?;
-        let stat = fstat(&root).map_err(|errno| fail("fstat", errno))?;
+        let named =
+            openat(CWD, &spec.path, ROOT_FLAGS, Mode::empty()).map_err(|errno| fail("open", errno))?;
+        let stat = fstat(&named).map_err(|errno| fail("fstat", errno))?;
+        let above = ancestors(&named).map_err(|errno| fail("open ..", errno))?;
         let path = std::fs::canonicalize(&spec.path).unwrap_or_else(|_| spec.path.clone());
-        Ok(Self { spec: BranchSpec { path, ..spec }, root, device: stat.st_dev })
+        let root = if spec.perm.writable() { named } else { read_only_view(&named).unwrap_or(named) };
+        Ok(Self { spec: BranchSpec { path, ..spec }, root, id: (stat.st_dev, stat.st_ino), above })
+    }
+
+    /// Whether the branch is another, or lies inside it: then a change of one would change the other.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        other.id == self.id || self.above.contains(&other.id)
     }
 
     /// What the branch was named, its path made absolute.
@@ -85,13 +102,39 @@ impl Branch {
 
     /// `st_dev` of its root.
     pub(crate) const fn device(&self) -> u64 {
-        self.device
+        self.id.0
     }
 
     /// Opens a directory by its path below the root, following no symbolic link.
     pub(crate) fn open_dir(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         open_below(&self.root, path)
     }
+}
+
+/// The identities of the directories above one, up to the root of the tree.
+fn ancestors(dir: &OwnedFd) -> Result<Vec<(u64, u64)>, Errno> {
+    let mut above = Vec::new();
+    let mut last = fstat(dir).map(|stat| (stat.st_dev, stat.st_ino))?;
+    let mut here = openat(dir, c"..", DIR_FLAGS | OFlags::PATH, Mode::empty())?;
+    loop {
+        let id = fstat(&here).map(|stat| (stat.st_dev, stat.st_ino))?;
+        if id == last {
+            return Ok(above);
+        }
+        above.push(id);
+        last = id;
+        here = openat(&here, c"..", DIR_FLAGS | OFlags::PATH, Mode::empty())?;
+    }
+}
+
+/// The directory in a read-only mount of its own, attached nowhere (open_tree(2), mount_setattr(2)); `None` without
+/// CAP_SYS_ADMIN, or on a kernel before 5.12.
+fn read_only_view(dir: &OwnedFd) -> Option<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(dir, c"", flags).ok()?;
+    crate::sys::make_mount_read_only(&tree).ok()?;
+    openat(&tree, c".", ROOT_FLAGS, Mode::empty()).ok()
 }
 
 /// Opens the directory `path` (relative, of any length; empty for `root` itself), following no symbolic link.

@@ -11,10 +11,10 @@ use rustix::fs::{
 use super::Union;
 use super::copyup::unlink_if_there;
 use crate::error::{At, Errno, Error, Result};
-use crate::marks::{DEVICE_PREFIX, Format, OPAQUE, whiteout_name};
+use crate::marks::{DEVICE_PREFIX, Format, OPAQUE, is_long, whiteout_name};
 use crate::place::Place;
 use crate::types::{BranchIndex, Name};
-use crate::work::{OwnXattrs, Work, keeping_times};
+use crate::work::{OwnXattrs, Work, times_of};
 
 impl Union {
     pub(super) fn must_work(&self, branch: BranchIndex) -> Result<&Work> {
@@ -28,7 +28,7 @@ impl Union {
     pub(super) fn hide(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8], there: bool) -> Result<()> {
         match self.options.format {
             Format::Aufs => {
-                make_empty(dir, &whiteout_name(name)).at("whiteout", branch)?;
+                self.make_whiteout(branch, dir, name)?;
                 if there { unlinkat(dir, name, AtFlags::empty()).at("unlinkat", branch) } else { Ok(()) }
             }
             Format::Overlay => self.put_device_whiteout(branch, dir, name).at("whiteout", branch),
@@ -37,7 +37,34 @@ impl Union {
 
     /// Puts an aufs whiteout beside an object of its own layer, where it hides what lies below once that is gone.
     pub(super) fn hide_beside(&self, branch: BranchIndex, dir: &OwnedFd, name: Name<'_>) -> Result<()> {
-        make_empty(dir, &whiteout_name(name.as_bytes())).at("whiteout", branch)
+        self.make_whiteout(branch, dir, name.as_bytes())
+    }
+
+    fn make_whiteout(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8]) -> Result<()> {
+        let whiteout = whiteout_name(name);
+        if is_long(name) {
+            self.make_small(branch, dir, &whiteout, name)
+        } else {
+            make_empty(dir, &whiteout).at("whiteout", branch)
+        }
+    }
+
+    /// Makes a file of a few bytes, whole or not at all.
+    fn make_small(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8], content: &[u8]) -> Result<()> {
+        if content.is_empty() {
+            return make_empty(dir, name).at("mknodat", branch);
+        }
+        let temp = self.must_work(branch)?.temp();
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(temp.dir(), temp.name.as_slice(), flags, Mode::from_raw_mode(0o444))
+            .at("openat", branch)?;
+        rustix::io::pwrite(&file, content, 0).at("pwrite", branch)?;
+        if !self.options.volatile {
+            rustix::fs::fsync(&file).at("fsync", branch)?;
+        }
+        renameat(temp.dir(), temp.name.as_slice(), dir, name).at("renameat", branch)?;
+        temp.moved();
+        Ok(())
     }
 
     fn put_device_whiteout(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
@@ -54,7 +81,7 @@ impl Union {
         let work = self.must_work(branch)?;
         match self.options.format {
             Format::Aufs => {
-                make_empty(dir, &whiteout_name(name)).at("whiteout", branch)?;
+                self.make_whiteout(branch, dir, name)?;
                 self.discard_dir(branch, dir, name)
             }
             Format::Overlay => {
@@ -93,19 +120,10 @@ impl Union {
     ) -> Result<()> {
         match self.options.format {
             Format::Aufs => {
-                let work = self.must_work(branch)?;
-                let temp = work.temp();
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                let file = openat(temp.dir(), temp.name.as_slice(), flags, Mode::from_raw_mode(0o444))
-                    .at("opaque mark", branch)?;
-                let content = redirect.unwrap_or_default();
-                rustix::io::pwrite(&file, content, 0).at("opaque mark", branch)?;
-                if !self.options.volatile && !content.is_empty() {
-                    rustix::fs::fsync(&file).at("fsync", branch)?;
-                }
-                keeping_times(dir, || renameat(temp.dir(), temp.name.as_slice(), dir, OPAQUE))
-                    .at("opaque mark", branch)?;
-                temp.moved();
+                let before = rustix::fs::fstat(dir).at("fstat", branch)?;
+                self.make_small(branch, dir, OPAQUE, redirect.unwrap_or_default())?;
+                // The mark changes nothing that a user sees; times that cannot be put back are no failure.
+                rustix::fs::futimens(dir, &times_of(&before)).unwrap_or_default();
                 Ok(())
             }
             Format::Overlay => {

@@ -65,6 +65,12 @@ pub enum NewError {
     /// More than the indexes can count.
     #[error("{0} branches: at most 32767 can be united")]
     TooMany(usize),
+    /// One is another, or lies inside another.
+    #[error(
+        "branch {inner:?} is or lies inside branch {outer:?}: a change of one would change the other (unite directories that do not overlap)"
+    )]
+    #[allow(missing_docs)]
+    Overlap { inner: PathBuf, outer: PathBuf },
     /// One of them cannot be used.
     #[error(transparent)]
     Branch(#[from] BranchError),
@@ -109,6 +115,7 @@ impl Union {
             return Err(NewError::TooMany(count));
         }
         let branches = specs.into_iter().map(Branch::open).collect::<std::result::Result<Vec<_>, _>>()?;
+        refuse_overlaps(&branches)?;
         let devices = Devices::default();
         for branch in branches.iter().rev() {
             devices.learn(branch.device());
@@ -304,6 +311,17 @@ fn step_below(dir: &Node, branch: BranchIndex) -> (Box<[u8]>, Option<Arc<Node>>)
         Some(moved) => (moved.target.clone(), None),
         None => (link.name.clone(), link.parent.clone()),
     }
+}
+
+fn refuse_overlaps(branches: &[Branch]) -> std::result::Result<(), NewError> {
+    for (at, inner) in branches.iter().enumerate() {
+        let others = branches.iter().enumerate().filter(|(other, _)| *other != at);
+        if let Some((_, outer)) = others.into_iter().find(|(_, other)| inner.overlaps(other)) {
+            let path = |branch: &Branch| branch.spec().path.clone();
+            return Err(NewError::Overlap { inner: path(inner), outer: path(outer) });
+        }
+    }
+    Ok(())
 }
 
 fn open_works(branches: &[Branch], options: &Options) -> std::result::Result<Vec<Option<Work>>, BranchError> {

@@ -141,7 +141,12 @@ impl Union {
     fn links(&self, body: &Body, stat: &Stat, group: Option<Group>) -> u32 {
         let own = saturate(stat.st_nlink);
         match body {
-            Body::File(_) => group.and_then(|group| group.nlink).unwrap_or(own),
+            Body::File(file) => match group.and_then(|group| group.nlink) {
+                Some(links) => links,
+                // The last name was whited out; the lower inode does not know.
+                None if matches!(file.site, Site::Pinned(_)) && !self.is_writable(file.branch) => 0,
+                None => own,
+            },
             Body::Dir(state) => match (&state.layers, &*state.candidates) {
                 (Some(layers), _) if layers.len() == 1 => own,
                 (None, [one]) if self.is_bottom(*one) => own,

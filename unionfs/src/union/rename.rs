@@ -253,7 +253,9 @@ impl Union {
             self.rename_on_disk(branch, (&from_fd, from.name), (&to_fd, to.name), leave, over.as_ref())?;
             self.relink(&here.node, linked(to, moved));
         }
-        self.unhide(branch, &to_fd, to.name.as_bytes())?;
+        if over.is_some() {
+            self.unhide(branch, &to_fd, to.name.as_bytes())?;
+        }
         if device {
             Self::unmark_device(&from_fd, from.name.as_bytes());
         }

@@ -12,7 +12,9 @@ use crate::branch::is_overlay_whiteout;
 use crate::dir::{DirBody, Found, Listing, Says};
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, Located, Moved, Node};
-use crate::marks::{DEVICE_PREFIX, DirMarks, Format, Means, is_xattr_whiteout, meaning, whiteout_name};
+use crate::marks::{
+    DEVICE_PREFIX, DirMarks, Format, Means, is_xattr_whiteout, meaning, read_small, whiteout_name,
+};
 use crate::place::Place;
 use crate::types::{BranchIndex, FileKind, Ino, Name};
 use crate::work::read_names;
@@ -302,8 +304,13 @@ impl Union {
         }
         // After the objects: of one layer the whiteout hides what lies below, not what lies beside it.
         for (name, ..) in names.iter().filter(|_| reads.files) {
-            if let Means::Whiteout(hidden) = meaning(name) {
-                listing.fold(self.hash, hidden, Says::Whiteout, branch);
+            match meaning(name) {
+                Means::Whiteout(hidden) => listing.fold(self.hash, hidden, Says::Whiteout, branch),
+                Means::LongWhiteout => {
+                    let hidden = read_small(dir, name).at("whiteout", branch)?;
+                    listing.fold(self.hash, &hidden, Says::Whiteout, branch);
+                }
+                _ => {}
             }
         }
         Ok(())
