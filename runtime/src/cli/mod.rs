@@ -1,15 +1,17 @@
 //! The command line as data, one module a family of commands.
 
+mod container;
 pub(crate) mod image;
+mod list;
+mod logs;
+mod volume;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use uctr::Paths;
-
-/// What uctr itself failed at, as Docker and Podman number it (docker-run(1), "Exit status").
-const ENGINE_FAILED: u8 = 125;
+use uctr::error::ENGINE_FAILED;
 
 /// Runs containers from images, on a union filesystem of its own.
 #[derive(Debug, Parser)]
@@ -26,6 +28,10 @@ pub(crate) struct Cli {
 enum Command {
     #[command(flatten)]
     Image(image::ImageCommand),
+    #[command(flatten)]
+    Container(container::ContainerCommand),
+    /// Manage volumes.
+    Volume(volume::VolumeArgs),
 }
 
 /// What every command is given beside its own arguments.
@@ -47,12 +53,14 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     let context = Context { paths };
     match cli.command {
         Command::Image(command) => image::run(command, &context),
+        Command::Container(command) => container::run(command, &context),
+        Command::Volume(args) => volume::run(args, &context),
     }
 }
 
 /// The exit status for a command that failed.
-pub(crate) fn exit_status(_failure: &anyhow::Error) -> u8 {
-    ENGINE_FAILED
+pub(crate) fn exit_status(failure: &anyhow::Error) -> u8 {
+    failure.downcast_ref::<uctr::Error>().map_or(ENGINE_FAILED, uctr::Error::exit_status)
 }
 
 /// Prints help where it was asked for (status 0), else what is wrong with the command line (status 125).
