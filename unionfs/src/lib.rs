@@ -19,6 +19,7 @@ mod inode;
 mod marks;
 pub mod mount;
 mod place;
+pub mod policy;
 mod sys;
 pub mod types;
 pub mod union;

@@ -56,6 +56,10 @@ fn serve(args: &MountArgs) -> anyhow::Result<()> {
         workdir: choice.workdir.clone(),
         volatile: choice.volatile,
         read_only: choice.flags.contains(MountFlags::READ_ONLY),
+        create: choice.create,
+        copyup: choice.copyup,
+        min_free: choice.min_free,
+        move_on_enospc: choice.move_on_enospc,
     };
     let union = Arc::new(Union::new(specs, options)?);
     let server = mount_options(&choice, &union, mountpoint).mount(union)?;

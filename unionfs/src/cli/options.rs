@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use unionfs::Format;
 use unionfs::mount::MountFlags;
+use unionfs::policy::{CopyupPolicy, CreatePolicy, UnknownPolicy};
 
 /// Everything that `-o` can say.
 #[derive(Debug, Default)]
@@ -25,6 +26,10 @@ pub(crate) struct MountChoice {
     pub(crate) timeout: Option<Duration>,
     pub(crate) threads: Option<usize>,
     pub(crate) fsname: Option<String>,
+    pub(crate) create: CreatePolicy,
+    pub(crate) copyup: CopyupPolicy,
+    pub(crate) min_free: u64,
+    pub(crate) move_on_enospc: bool,
 }
 
 /// A word of `-o` that cannot be followed.
@@ -34,6 +39,8 @@ pub(crate) enum OptionError {
     Unknown(String),
     #[error("mount option {name}={value:?}: {want}")]
     Value { name: &'static str, value: String, want: &'static str },
+    #[error(transparent)]
+    Policy(#[from] UnknownPolicy),
 }
 
 /// What changes a flag of mount(2): the word, the flag, whether it is set.
@@ -102,6 +109,7 @@ impl MountChoice {
             "noallow_other" => self.allow_other = Some(false),
             "default_permissions" => self.default_permissions = Some(true),
             "nodefault_permissions" => self.default_permissions = Some(false),
+            "moveonenospc" => self.move_on_enospc = true,
             "volatile" => self.volatile = true,
             "writeback" => self.writeback = true,
             "noacl" => self.no_acl = true,
@@ -130,6 +138,13 @@ impl MountChoice {
                     None => return refuse("timeout", "write a number of seconds"),
                 }
             }
+            "create" | "create_policy" => self.create = text.parse()?,
+            "cpup" | "copyup" | "copyup_policy" => self.copyup = text.parse()?,
+            "moveonenospc" => self.move_on_enospc = text != "false",
+            "minfreespace" => match parse_size(&text) {
+                Some(size) => self.min_free = size,
+                None => return refuse("minfreespace", "write a number of bytes, or one with K, M, G or T"),
+            },
             "threads" => match text.parse() {
                 Ok(threads @ 1..=64) => self.threads = Some(threads),
                 _ => return refuse("threads", "write a number from 1 to 64"),
@@ -139,6 +154,23 @@ impl MountChoice {
         }
         Ok(())
     }
+}
+
+/// `4G`: a number of bytes, K, M, G and T counting by 1024.
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit) = match text.find(|letter: char| !letter.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let shift = match unit.to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// Splits at commas; `\,` is a comma inside a word. Other backslashes stay, for the branch list reads them itself.

@@ -16,7 +16,7 @@ use rustix::fs::{
 use super::read::saturate;
 use super::{Union, xattr};
 use crate::error::{At, Errno, Error, Result};
-use crate::inode::{Body, FileBody, Node, Site};
+use crate::inode::{Body, FileBody, Located, Node, Site};
 use crate::place::Place;
 use crate::types::{BranchIndex, FileKind};
 use crate::work::{Temp, Work, keeping_times, times_of};
@@ -42,7 +42,7 @@ impl Union {
                 }
                 state.top()
             };
-            return self.dir_on(node, self.copyup_branch(top)?);
+            return self.dir_on(node, self.copyup_branch(top, node.parent().as_ref())?);
         }
         if self.is_settled(node) {
             return Ok(());
@@ -64,53 +64,49 @@ impl Union {
         }
     }
 
-    /// The branch that a copy of an object on `from` goes to.
-    pub(super) fn copyup_branch(&self, from: BranchIndex) -> Result<BranchIndex> {
-        (0..from.index()).map(super::index).find(|&at| self.is_writable(at)).ok_or(Error {
-            op: "copy-up",
-            branch: Some(from),
-            errno: Errno::ROFS,
-        })
-    }
-
     fn copy_up_file(&self, node: &Arc<Node>, keep: u64) -> Result<()> {
         let (from, data) = match &*node.body.read() {
             Body::File(file) => (file.branch, file.data.clone()),
             Body::Dir(_) => return Ok(()),
         };
-        let to = if self.is_writable(from) { from } else { self.copyup_branch(from)? };
-        let work = self.work(to).ok_or(Error::rule("copy-up", Errno::ROFS))?;
         let parent = node.parent();
+        let to = if self.is_writable(from) { from } else { self.copyup_branch(from, parent.as_ref())? };
         if let Some(parent) = &parent {
             self.dir_on(parent, to)?;
         }
         let source = self.place(node, &node.body.read())?;
-        let stat = source.stat().at("statx", from)?;
-        let temp = work.temp();
-        make_object(&source, &stat, &temp).at("copy-up", to)?;
+        let (temp, shown) = self.copy_object(node, &source, data.as_deref(), to, keep)?;
+        self.show_copy(node, parent.as_deref(), to, temp, shown)
+    }
+
+    /// Makes a complete and durable copy of an object, under a temporary name of another branch.
+    pub(super) fn copy_object(
+        &self,
+        node: &Node,
+        source: &Place,
+        data: Option<&Located>,
+        to: BranchIndex,
+        keep: u64,
+    ) -> Result<(Temp<'_>, Shown)> {
+        let stat = source.stat().during("statx")?;
+        let temp = self.must_work(to)?.temp();
+        make_object(source, &stat, &temp).at("copy-up", to)?;
         if node.kind == FileKind::Regular && keep > 0 && stat.st_size > 0 {
-            let content = match &data {
+            let content = match data {
                 Some(data) => self.open_located(data)?,
-                None => source.open(OFlags::RDONLY).at("open", from)?,
+                None => source.open(OFlags::RDONLY).during("open")?,
             };
             let target = temp.place().open(OFlags::WRONLY).at("open", to)?;
             copy_data(&content, &target, keep).at("copy-up", to)?;
         }
-        copy_metadata(&source, &stat, &temp.place()).at("copy-up", to)?;
+        copy_metadata(source, &stat, &temp.place()).at("copy-up", to)?;
         let real = temp.place().stat().at("statx", to)?.st_ino;
         self.record_origin(to, &temp.place(), node.ino, real).at("setxattr", to)?;
         if !self.options.volatile && stat.st_size > 0 && node.kind == FileKind::Regular {
             let file = temp.place().open(OFlags::RDONLY).at("open", to)?;
             rustix::fs::fsync(&file).at("fsync", to)?;
         }
-        self.show_copy(
-            node,
-            parent.as_deref(),
-            to,
-            work,
-            temp,
-            Shown { real, links: saturate(stat.st_nlink) },
-        )
+        Ok((temp, Shown { real, links: saturate(stat.st_nlink) }))
     }
 
     /// Puts a finished copy in its place, and the node onto it.
@@ -119,7 +115,6 @@ impl Union {
         node: &Node,
         parent: Option<&Node>,
         to: BranchIndex,
-        work: &Work,
         temp: Temp<'_>,
         shown: Shown,
     ) -> Result<()> {
@@ -135,7 +130,8 @@ impl Union {
         let site = match above {
             Some((parent, state)) if !pinned => {
                 let site = if shown.links > 1 {
-                    self.index_copy(node, &temp, work, shown.links).at("index of hard links", to)?;
+                    self.index_copy(node, &temp, self.must_work(to)?, shown.links)
+                        .at("index of hard links", to)?;
                     Site::Indexed
                 } else {
                     Site::Linked
@@ -237,10 +233,10 @@ impl Union {
 
 /// What is known of a finished copy.
 #[derive(Clone, Copy, Debug)]
-struct Shown {
-    real: u64,
+pub(super) struct Shown {
+    pub(super) real: u64,
     /// How many names its origin has.
-    links: u32,
+    pub(super) links: u32,
 }
 
 /// Makes an object that is no directory under a temporary name, a file empty yet.

@@ -106,7 +106,10 @@ impl Union {
     /// `EOPNOTSUPP` where the branch's filesystem has no such files.
     pub fn tmpfile(&self, dir: Ino, new: &NewNode) -> Result<Entry> {
         let dir = self.dir_node(dir)?;
-        let branch = self.create_branch(&dir)?;
+        let branch = {
+            let body = self.read_body(&dir)?;
+            self.create_branch(&dir, body.dir()?, None)?
+        };
         self.dir_on(&dir, branch)?;
         let mut body = self.write_body(&dir)?;
         let fd = self.dirfd(&dir, branch)?;
@@ -164,19 +167,22 @@ impl Union {
         Ok(Entry { node: node.ino, attr })
     }
 
-    /// Fails early where the name is taken, before anything is copied for it.
-    fn must_be_free(&self, dir: &Node, name: Name<'_>) -> Result<()> {
+    /// Fails early where the name is taken, before anything is copied for it; tells what hides the name.
+    fn must_be_free(&self, dir: &Node, name: Name<'_>) -> Result<Option<Found>> {
         let body = self.read_body(dir)?;
         Self::must_be_alive(body.dir()?)?;
         match self.find(dir, body.dir()?, name)? {
             Some(found) if found.visible => Err(Error::rule("name", Errno::EXIST)),
-            _ => Ok(()),
+            over => Ok(over),
         }
     }
 
     fn open_name<'a>(&self, dir: &'a Arc<Node>, name: Name<'_>) -> Result<Opening<'a>> {
-        self.must_be_free(dir, name)?;
-        let branch = self.create_branch(dir)?;
+        let over = self.must_be_free(dir, name)?;
+        let branch = {
+            let body = self.read_body(dir)?;
+            self.create_branch(dir, body.dir()?, over.as_ref())?
+        };
         self.open_name_on(dir, name, branch)
     }
 
@@ -198,13 +204,6 @@ impl Union {
             return Err(Error::rule("name", Errno::EXIST));
         }
         Ok(Opening { dir, body, branch, fd: self.dirfd(dir, branch)?, over })
-    }
-
-    /// The branch that new objects of a directory go to.
-    fn create_branch(&self, dir: &Node) -> Result<BranchIndex> {
-        let top = self.read_body(dir)?.dir()?.layers.as_ref().and_then(|layers| layers.first().copied());
-        let top = top.ok_or(Error::rule("removed directory", Errno::NOENT))?;
-        if self.is_writable(top) { Ok(top) } else { self.copyup_branch(top) }
     }
 
     fn make(

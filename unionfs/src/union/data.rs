@@ -80,16 +80,25 @@ impl Union {
     /// before a failure count: the number is returned, and the failure comes with the next write.
     pub fn write(&self, node: Ino, offset: u64, data: &[u8], kill_suidgid: bool) -> Result<usize> {
         let node = self.node(node)?;
-        let file = self.open_to_write(&node, ALL_DATA)?;
+        let mut file = self.open_to_write(&node, ALL_DATA)?;
         let mut done = 0;
+        // Where files may move on, none moves under a write.
+        let mut still = self.options.move_on_enospc.then(|| node.body.read());
         while done < data.len() {
             match pwrite(&file.fd, &data[done..], offset + done as u64) {
                 Ok(len) => done += len,
                 Err(Errno::INTR) => {}
+                Err(errno) if self.moves_on(&node, errno) => {
+                    drop(still.take());
+                    self.move_on(&node)?;
+                    file = self.open_file(&node, true)?;
+                    still = Some(node.body.read());
+                }
                 Err(_) if done > 0 => break,
                 Err(errno) => return Err(errno).during("pwrite"),
             }
         }
+        drop(still);
         if kill_suidgid {
             self.kill_suidgid(&node)?;
         }

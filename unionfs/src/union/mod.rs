@@ -11,6 +11,7 @@ mod groups;
 mod hide;
 mod metacopy;
 mod origin;
+mod placement;
 mod read;
 mod remove;
 mod rename;
@@ -32,10 +33,12 @@ use crate::fdcache::FdCache;
 use crate::inode::{Body, BuildInoHasher, FileBody, Inodes, Link, Node, Site};
 use crate::marks::Format;
 use crate::place::Place;
+use crate::policy::{CopyupPolicy, CreatePolicy};
 use crate::types::{BranchIndex, FileKind, Ino};
 use crate::work::{Work, beside};
 use data::OpenFile;
 use groups::Groups;
+use placement::Placement;
 pub use xattr::BRANCHES;
 
 /// Directory descriptors kept open.
@@ -54,6 +57,14 @@ pub struct Options {
     pub volatile: bool,
     /// No branch is written, whatever its permission.
     pub read_only: bool,
+    /// How the branch of a new object is chosen.
+    pub create: CreatePolicy,
+    /// How the branch of a copy is chosen.
+    pub copyup: CopyupPolicy,
+    /// Bytes that a branch should keep free: new objects go elsewhere before that.
+    pub min_free: u64,
+    /// A file that finds its branch full moves to another one with room (mergerfs's `moveonenospc`).
+    pub move_on_enospc: bool,
 }
 
 /// Why a union could not be made.
@@ -89,6 +100,7 @@ pub struct Union {
     dirs: FdCache<(Ino, BranchIndex)>,
     files: FdCache<Ino, Arc<OpenFile>>,
     listings: Listings,
+    placement: Placement,
     hash: HashKey,
     /// Held for reading while a path is put together, for writing while a directory is renamed.
     topology: RwLock<()>,
@@ -136,6 +148,7 @@ impl Union {
             dirs: FdCache::new(DIR_FDS),
             files: FdCache::new(FILE_FDS),
             listings: Listings::new(),
+            placement: Placement::new(count),
             hash: HashKey(random_key()),
             topology: RwLock::new(()),
             crossing: Mutex::new(()),

@@ -113,12 +113,11 @@ impl Union {
             return Err(absent);
         }
         for _ in 0..TRIES {
-            let top = {
+            let (top, branch) = {
                 let body = self.read_body(dir)?;
-                let found = self.find(dir, body.dir()?, name)?;
-                found.filter(|found| found.visible).ok_or(absent)?.top
+                let found = self.find(dir, body.dir()?, name)?.filter(|found| found.visible).ok_or(absent)?;
+                (found.top, self.removal_branch(body.dir()?, &found)?)
             };
-            let branch = if self.is_writable(top) { top } else { self.copyup_branch(top)? };
             self.dir_on(dir, branch)?;
             let body = self.write_body(dir)?;
             let found = self.find(dir, body.dir()?, name)?.filter(|found| found.visible).ok_or(absent)?;
