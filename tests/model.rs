@@ -55,6 +55,18 @@ fn find(layers: &[Layer], parts: &[usize], path: &Path) -> Vec<usize> {
     found
 }
 
+/// Sets each object's `nlink` to how many of its layer's names for it the merged tree does not show.
+///
+/// A union counts these: only a walk of all layers could tell that they are hidden.
+fn count_hidden_links(layers: &[Layer], merged: &mut Tree) {
+    let ids: Vec<u64> = merged.values().map(|node| node.id).collect();
+    for node in merged.values_mut() {
+        let layer = &layers[usize::try_from(node.id >> 32).expect("a layer's index")];
+        let names = layer.nodes.values().filter(|other| other.id == node.id & 0xffff_ffff).count();
+        node.nlink = (names - ids.iter().filter(|id| **id == node.id).count()) as u64;
+    }
+}
+
 fn identified(layers: &[Layer], layer: usize, path: &Path) -> Node {
     let node = &layers[layer].nodes[path];
     Node { id: node.id + ((layer as u64) << 32), ..node.clone() }
@@ -72,7 +84,21 @@ pub(crate) struct Model {
 impl Model {
     /// The tree that a union of these layers shows.
     pub(crate) fn new(layers: &[Layer]) -> Self {
-        let merged = merge(layers);
+        let mut merged = merge(layers);
+        count_hidden_links(layers, &mut merged);
+        // Mounting makes the union's own directory in the branch's root, and so sets that one time.
+        merged.entry(PathBuf::new()).and_modify(|root| root.mtime = None);
+        Self::of(merged)
+    }
+
+    /// The same tree where it lies in a plain directory, which has no layers that could hide links.
+    pub(crate) fn plain(layers: &[Layer]) -> Self {
+        let mut merged = merge(layers);
+        merged.values_mut().for_each(|node| node.nlink = 0);
+        Self::of(merged)
+    }
+
+    fn of(merged: Tree) -> Self {
         let names = merged.iter().map(|(path, node)| (path.clone(), node.id)).collect();
         let inodes = merged.into_values().map(|node| (node.id, node)).collect();
         Self { names, inodes, open: BTreeMap::new(), next: 1 << 60 }
@@ -118,7 +144,7 @@ impl Model {
             return Err(Errno::EXIST);
         }
         self.next += 1;
-        self.inodes.insert(self.next, Node { id: self.next, ..node });
+        self.inodes.insert(self.next, Node { id: self.next, nlink: 0, ..node });
         self.names.insert(path.into(), self.next);
         self.touch_parent(path);
         Ok(())
@@ -278,7 +304,7 @@ impl Subject for Model {
     fn tree(&mut self) -> Tree {
         let mut links: BTreeMap<u64, u64> = BTreeMap::new();
         self.names.values().for_each(|id| *links.entry(*id).or_default() += 1);
-        let node = |id: &u64| Node { nlink: links[id], ..self.inodes[id].clone() };
+        let node = |id: &u64| Node { nlink: links[id] + self.inodes[id].nlink, ..self.inodes[id].clone() };
         self.names.iter().map(|(path, id)| (path.clone(), node(id))).collect()
     }
 

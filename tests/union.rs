@@ -4,3 +4,4 @@
 mod model;
 mod support;
 mod union_model;
+mod union_tables;

@@ -167,3 +167,8 @@ pub(crate) fn ls(dir: &Path) -> String {
     names.sort();
     names.join(OsStr::from_bytes(b" ")).to_string_lossy().into_owned()
 }
+
+/// As [`ls`], of a branch, without the directories that the union keeps there for itself.
+pub(crate) fn visible(branch: &Path) -> String {
+    ls(branch).split(' ').filter(|name| !name.starts_with(".wh..wh.")).collect::<Vec<_>>().join(" ")
+}

@@ -25,7 +25,7 @@ pub(crate) struct Node {
     pub(crate) xattrs: BTreeMap<OsString, Vec<u8>>,
     /// Seconds, or `None` where the model cannot know.
     pub(crate) mtime: Option<i64>,
-    /// Links; 1 for every directory.
+    /// Links; 1 for every directory. In the model: those that another layer hides, which count all the same.
     pub(crate) nlink: u64,
     /// The same number for all names of one inode: `st_ino`, or the model's own.
     pub(crate) id: u64,
@@ -62,7 +62,8 @@ pub(crate) fn read_tree(root: &Path) -> Tree {
 }
 
 fn read_into(tree: &mut Tree, root: &Path, path: PathBuf) {
-    let full = root.join(&path);
+    // Not join(""), which would add a slash and so follow a symlink.
+    let full = if path.as_os_str().is_empty() { root.into() } else { root.join(&path) };
     let node = read_node(&full);
     let is_dir = node.kind == FileKind::Directory;
     tree.insert(path.clone(), node);

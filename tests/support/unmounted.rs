@@ -6,8 +6,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use unionfs::branch::BranchSpec;
-use unionfs::union::Options;
-use unionfs::{Attr, Errno, FileKind, Ino, Name, NewNode, Result, SetAttr, Time, TimeChange, Union};
+
+use unionfs::{
+    Attr, Errno, FileKind, Ino, Name, NewNode, Options, RenameFlags, Result, SetAttr, Time, TimeChange, Union,
+};
 
 use super::ops::{Action, Slot, Subject};
 use super::tree::{Node, Tree};
@@ -58,7 +60,7 @@ impl Core {
     }
 
     fn parent<'p>(&mut self, path: &'p Path) -> Result<(Ino, Name<'p>), Errno> {
-        let dir = self.walk(path.parent().unwrap_or(Path::new("")))?;
+        let dir = self.walk(path.parent().unwrap_or_else(|| Path::new("")))?;
         Ok((dir, Name::new(path.file_name().unwrap_or_default()).map_err(|error| error.errno)?))
     }
 
@@ -99,6 +101,16 @@ impl Core {
         assert_eq!(entry.node, node, "link gave another node");
         self.references.push(entry.node);
         Ok(())
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path, flags: RenameFlags) -> Result<(), Errno> {
+        // Two names of one inode: the kernel answers without asking (rename(2), vfs_rename).
+        if !flags.contains(RenameFlags::NOREPLACE) && self.walk(to).ok() == Some(self.walk(from)?) {
+            return Ok(());
+        }
+        let (dir, name) = self.parent(from)?;
+        let (to_dir, to) = self.parent(to)?;
+        self.union().rename(dir, name, to_dir, to, flags).map_err(|error| error.errno)
     }
 
     /// Gives references back as [`Memory`] says.
@@ -154,7 +166,8 @@ impl Core {
             rdev: u64::from(attr.rdev),
             xattrs: xattrs(union, node, path),
             mtime: Some(attr.mtime.sec),
-            nlink: u64::from(attr.nlink),
+            // Directories count as one link whatever they tell: see Node.
+            nlink: if kind == FileKind::Directory { 1 } else { u64::from(attr.nlink) },
             id: attr.ino,
         }
     }
@@ -268,11 +281,7 @@ impl Core {
                 self.union().rmdir(dir, name).map_err(|error| error.errno)
             }
             Action::Link(from, to) => self.link(from, to),
-            Action::Rename(from, to, flags) => {
-                let (dir, name) = self.parent(from)?;
-                let (to_dir, to) = self.parent(to)?;
-                self.union().rename(dir, name, to_dir, to, *flags).map_err(|error| error.errno)
-            }
+            Action::Rename(from, to, flags) => self.rename(from, to, *flags),
             Action::Chmod(path, mode) => self.set(path, SetAttr { mode: Some(*mode), ..SetAttr::default() }),
             Action::Chown(path, uid, gid) => {
                 self.set(path, SetAttr { uid: Some(*uid), gid: Some(*gid), ..SetAttr::default() })
