@@ -45,6 +45,11 @@ impl<K: Hash + Eq, V: Clone> FdCache<K, V> {
         drop(evicted);
     }
 
+    /// Closes all.
+    pub(crate) fn clear(&self) {
+        self.shards.iter().for_each(|shard| shard.lock().clear());
+    }
+
     pub(crate) fn remove(&self, key: &K) {
         let removed = self.shard(key).lock().pop(key);
         drop(removed);

@@ -156,6 +156,11 @@ impl Inodes {
         self.nodes.len()
     }
 
+    /// All nodes at this moment.
+    pub(crate) fn all(&self) -> Vec<Arc<Node>> {
+        self.nodes.iter().map(|node| Arc::clone(&node)).collect()
+    }
+
     /// The node of this identity, made by `make` if there is none, with one more reference.
     ///
     /// `make` runs under the shard's lock and must take no other.

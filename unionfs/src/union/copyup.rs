@@ -37,7 +37,7 @@ impl Union {
             let top = {
                 let body = node.body.read();
                 let state = body.dir()?;
-                if state.gone.is_some() || self.is_writable(state.top()) {
+                if state.is_dead() || self.is_writable(state.top()) {
                     return Ok(());
                 }
                 state.top()

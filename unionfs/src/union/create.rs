@@ -169,6 +169,9 @@ impl Union {
 
     /// Fails early where the name is taken, before anything is copied for it; tells what hides the name.
     fn must_be_free(&self, dir: &Node, name: Name<'_>) -> Result<Option<Found>> {
+        if self.is_reserved(name) {
+            return Err(Error::rule("reserved name", Errno::PERM));
+        }
         let body = self.read_body(dir)?;
         Self::must_be_alive(body.dir()?)?;
         match self.find(dir, body.dir()?, name)? {
@@ -193,9 +196,6 @@ impl Union {
         name: Name<'_>,
         branch: BranchIndex,
     ) -> Result<Opening<'a>> {
-        if self.is_reserved(name) {
-            return Err(Error::rule("reserved name", Errno::PERM));
-        }
         self.dir_on(dir, branch)?;
         let body = self.write_body(dir)?;
         Self::must_be_alive(body.dir()?)?;

@@ -140,7 +140,7 @@ impl Union {
         let dir = self.dir_node(dir)?;
         let body = self.read_body(&dir)?;
         let state = body.dir()?;
-        if self.options.volatile || state.gone.is_some() {
+        if self.options.volatile || state.is_dead() {
             return Ok(());
         }
         for &branch in state.layers.iter().flatten().filter(|&&branch| self.is_writable(branch)) {

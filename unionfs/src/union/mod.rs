@@ -9,6 +9,7 @@ mod create;
 mod data;
 mod groups;
 mod hide;
+mod live;
 mod metacopy;
 mod origin;
 mod placement;
@@ -38,6 +39,7 @@ use crate::types::{BranchIndex, FileKind, Ino};
 use crate::work::{Work, beside};
 use data::OpenFile;
 use groups::Groups;
+pub use live::{InUse, LiveError};
 use placement::Placement;
 pub use xattr::BRANCHES;
 
@@ -215,6 +217,7 @@ impl Union {
         match body {
             Body::Dir(body) => match &body.gone {
                 Some(fd) => Ok(Place::Fd(Arc::clone(fd))),
+                None if body.is_dead() => Err(Error::rule("directory", Errno::STALE)),
                 None => Ok(Place::Fd(self.dirfd(node, body.top())?)),
             },
             Body::File(file) => self.file_place(node, file),
@@ -268,6 +271,11 @@ impl Union {
 }
 
 impl DirBody {
+    /// Whether its name is gone: it lives on, empty, for those who have it open.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.layers.as_ref().is_some_and(Vec::is_empty)
+    }
+
     /// The branch of the highest priority.
     pub(crate) fn top(&self) -> BranchIndex {
         self.layers.as_deref().unwrap_or(&self.candidates)[0]

@@ -335,7 +335,7 @@ impl Union {
 
     /// Fails for a directory that was removed while somebody still had it open.
     pub(super) fn must_be_alive(body: &DirBody) -> Result<()> {
-        if body.gone.is_some() { Err(Error::rule("removed directory", Errno::NOENT)) } else { Ok(()) }
+        if body.is_dead() { Err(Error::rule("removed directory", Errno::NOENT)) } else { Ok(()) }
     }
 }
 

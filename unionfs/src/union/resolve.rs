@@ -267,7 +267,7 @@ impl Union {
         let Some(node) = self.inodes.get(dir) else { return true };
         let Some(mut body) = node.body.try_write() else { return false };
         if let Body::Dir(state) = &mut *body
-            && state.gone.is_none()
+            && !state.is_dead()
         {
             state.listing = None;
             state.probes = 0.into();
