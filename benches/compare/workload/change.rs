@@ -38,6 +38,7 @@ pub(super) const ALL: &[Workload] = &[
         0.4,
         open_write_lower,
     ),
+    change("write-lower", "open, append of 4 bytes, close of a lower file of 4 KiB", 0.4, write_lower),
 ];
 
 fn numbered(dir: &Path, prefix: &str, count: usize) -> Vec<PathBuf> {
