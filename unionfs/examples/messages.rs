@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -94,6 +95,9 @@ impl Core for Null {
     }
     fn read_dir(&self, _: Ino, _: u64, _: bool, _: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         Ok(())
+    }
+    fn settled_file(&self, _: Ino, _: bool) -> Result<Option<OwnedFd>> {
+        Ok(None)
     }
     fn read(&self, _: Ino, _: u64, _: &mut [u8]) -> Result<usize> {
         Ok(0)

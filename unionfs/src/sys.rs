@@ -8,6 +8,9 @@ use crate::error::Errno;
 /// `FUSE_DEV_IOC_CLONE`, `_IOR(229, 0, uint32_t)`.
 const FUSE_DEV_IOC_CLONE: libc::Ioctl = 0x8004_e500;
 
+/// `FUSE_DEV_IOC_BACKING_CLOSE`, `_IOW(229, 2, uint32_t)`.
+const FUSE_DEV_IOC_BACKING_CLOSE: libc::Ioctl = 0x4004_e502;
+
 /// Makes `fresh`, a newly opened `/dev/fuse`, another channel of the connection behind `session` (kernel ≥ 4.2).
 ///
 /// A reply must be written to the channel that its request was read from.
@@ -54,6 +57,60 @@ pub(crate) fn make_mount_read_only(mount: impl AsFd) -> Result<(), Errno> {
     if ret == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// Forgets a backing file of the connection of `device` (kernel ≥ 6.9); opens that use it keep it.
+///
+/// # Errors
+///
+/// `ENOENT` if there is none of this id, `EPERM` without `CAP_SYS_ADMIN`.
+pub(crate) fn close_backing(device: impl AsFd, id: u32) -> Result<(), Errno> {
+    // JUSTIFICATION: fuser closes backing ids only through its own reply objects. SAFETY: the descriptor is borrowed
+    // and so open for the call; the argument points to an initialised u32, which the kernel reads and does not keep.
+    let ret = unsafe { libc::ioctl(device.as_fd().as_raw_fd(), FUSE_DEV_IOC_BACKING_CLOSE, &raw const id) };
+    if ret == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// A shared, writable mapping of a file, for tests of what such mappings see and change.
+#[cfg(test)]
+#[derive(Debug)]
+pub(crate) struct SharedMap {
+    start: std::ptr::NonNull<u8>,
+    len: usize,
+}
+
+#[cfg(test)]
+impl SharedMap {
+    /// Maps the first `len` bytes of a file that is open for reading and writing.
+    pub(crate) fn new(fd: impl AsFd, len: usize) -> Result<Self, Errno> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // JUSTIFICATION: there is no safe mapping, for another process may change the file. SAFETY: the kernel picks
+        // the place, so nothing is mapped over; bytes are only copied in and out, one at a time and volatile.
+        let start = unsafe { mmap(std::ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0)? };
+        let start = std::ptr::NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
+        Ok(Self { start, len })
+    }
+
+    pub(crate) fn get(&self, at: usize) -> u8 {
+        assert!(at < self.len);
+        // JUSTIFICATION: as above. SAFETY: `at` is inside the mapping, which lives as long as `self`.
+        unsafe { self.start.as_ptr().add(at).read_volatile() }
+    }
+
+    pub(crate) fn set(&self, at: usize, byte: u8) {
+        assert!(at < self.len);
+        // JUSTIFICATION: as above. SAFETY: `at` is inside the mapping, which is writable and lives as long as `self`.
+        unsafe { self.start.as_ptr().add(at).write_volatile(byte) }
+    }
+}
+
+#[cfg(test)]
+impl Drop for SharedMap {
+    fn drop(&mut self) {
+        // JUSTIFICATION: as above. SAFETY: the mapping is this value's own and nobody has a pointer into it any more.
+        unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) }.unwrap_or_default();
+    }
 }

@@ -4,6 +4,7 @@
 //! the double of this module's tests.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 
 use crate::error::Result;
 use crate::types::{Attr, DirEntry, Entry, FileKind, Ino, Name, NewNode, RenameFlags, Seek, SetAttr, StatFs};
@@ -40,6 +41,7 @@ core_api! {
     fn rmdir(&self, dir: Ino, name: Name<'_>) -> Result<()>;
     fn rename(&self, dir: Ino, name: Name<'_>, to_dir: Ino, to: Name<'_>, flags: RenameFlags) -> Result<()>;
     fn read_dir(&self, dir: Ino, after: u64, inos: bool, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()>;
+    fn settled_file(&self, node: Ino, write: bool) -> Result<Option<OwnedFd>>;
     fn read(&self, node: Ino, offset: u64, buf: &mut [u8]) -> Result<usize>;
     fn write(&self, node: Ino, offset: u64, data: &[u8], kill_suidgid: bool) -> Result<usize>;
     fn fsync(&self, node: Ino, datasync: bool) -> Result<()>;

@@ -21,6 +21,8 @@ pub(crate) struct Wish {
     pub(crate) writeback: bool,
     /// Access control lists (acl(5)).
     pub(crate) acl: bool,
+    /// The kernel reads and writes files of branches itself.
+    pub(crate) passthrough: bool,
 }
 
 /// One thing the kernel may do for this mount.
@@ -82,6 +84,9 @@ const TABLE: &[Row] = &[
     (InitFlags::FUSE_SETXATTR_EXT, "SETXATTR_EXT", ALWAYS, "setting an ACL clears set-group-ID where it must"),
     (InitFlags::FUSE_POSIX_ACL, "POSIX_ACL", |wish| wish.acl, "access control lists"),
     (InitFlags::FUSE_DONT_MASK, "DONT_MASK", |wish| wish.acl, "a default ACL takes the place of the umask"),
+    (InitFlags::FUSE_PASSTHROUGH, "PASSTHROUGH", |wish| wish.passthrough, "reads and writes of settled files go to the branch without a message"),
+    (InitFlags::FUSE_ATOMIC_O_TRUNC, "ATOMIC_O_TRUNC", |wish| wish.passthrough, "a file opened to be emptied is not copied up first"),
+    (InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP, "DIRECT_IO_ALLOW_MMAP", |wish| wish.passthrough, "set-user-ID files opened for writing can be mapped"),
     (InitFlags::FUSE_WRITEBACK_CACHE, "WRITEBACK_CACHE", |wish| wish.writeback, "small writes are collected in the page cache"),
 ];
 
@@ -118,6 +123,8 @@ impl fuser::Filesystem for Negotiator {
                 config.add_capabilities(*bits).map_err(|_| io::Error::other("capability refused"))?;
             }
         }
+        // One level: branches must not be stacked filesystems to be passed through, and one may be stacked on us.
+        config.set_max_stack_depth(1).map_err(|_| io::Error::other("max_stack_depth refused"))?;
         config.set_max_write(MAX_WRITE).map_err(|_| io::Error::other("max_write refused"))?;
         config.set_max_background(MAX_BACKGROUND).map_err(|_| io::Error::other("max_background refused"))?;
         self.agreed.set(features).map_err(|_| io::Error::other("INIT came twice"))
@@ -144,7 +151,7 @@ mod tests {
 
     #[test]
     fn feature_is_live_only_if_offered_and_asked() {
-        let wish = Wish { writeback: false, acl: true };
+        let wish = Wish { acl: true, ..Wish::default() };
         let offered =
             InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_AUTO_INVAL_DATA;
         let features = agree(offered, &wish, (7, 45));

@@ -50,11 +50,12 @@ pub(crate) enum Op<'a> {
         dir: Ino,
         name: Name<'a>,
         new: NewNode,
-        exclusive: bool,
+        open: Open,
     },
     Tmpfile {
         dir: Ino,
         new: NewNode,
+        open: Open,
     },
     Unlink {
         dir: Ino,
@@ -76,8 +77,14 @@ pub(crate) enum Op<'a> {
         dir: Ino,
         name: Name<'a>,
     },
-    Open,
-    Release,
+    Open {
+        node: Ino,
+        open: Open,
+    },
+    Release {
+        node: Ino,
+        handle: u64,
+    },
     Opendir,
     Releasedir,
     Read {
@@ -154,6 +161,42 @@ pub(crate) enum Op<'a> {
     Destroy,
     /// Refused with `ENOSYS`, which the kernel remembers for most kinds and asks no more.
     Refused,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Open {
+    /// Flags of open(2); only CREATE brings `O_CREAT` and `O_EXCL`, and `O_TRUNC` is here only if that was agreed.
+    pub(crate) flags: i32,
+    /// Truncating clears set-user-ID and set-group-ID.
+    pub(crate) kill_suidgid: bool,
+}
+
+impl Open {
+    /// Whether the file is to be written.
+    pub(crate) const fn writes(self) -> bool {
+        self.flags & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
+    /// Whether the file can be mapped shared and writable (mmap(2) asks for read access too).
+    pub(crate) const fn maps(self) -> bool {
+        self.flags & libc::O_ACCMODE == libc::O_RDWR
+    }
+
+    /// Whether the file is to be empty.
+    pub(crate) const fn truncates(self) -> bool {
+        self.flags & libc::O_TRUNC != 0
+    }
+
+    /// Whether the file must not exist yet.
+    pub(crate) const fn exclusive(self) -> bool {
+        self.flags & libc::O_EXCL != 0
+    }
+
+    /// The open of a file that has just been made: there is nothing to truncate.
+    pub(crate) const fn of_new(self) -> Self {
+        Self { flags: self.flags & !libc::O_TRUNC, ..self }
+    }
 }
 
 /// The nodes of a BATCH_FORGET, each with the references given back.

@@ -21,6 +21,8 @@ pub(crate) struct Timeout {
 impl Timeout {
     /// For what only this server changes: 2^30 seconds, 34 years; the kernel counts in jiffies of a `u64`.
     pub(crate) const FOREVER: Self = Self { sec: 1 << 30, nsec: 0 };
+    /// For what may change at any time.
+    pub(crate) const NONE: Self = Self { sec: 0, nsec: 0 };
 }
 
 impl From<Duration> for Timeout {
@@ -249,8 +251,7 @@ impl Listing<'_> {
     pub(crate) fn describe(
         &mut self,
         name_for: Timeout,
-        attr_for: Timeout,
-        mut lookup: impl FnMut(&[u8]) -> Option<Entry>,
+        mut lookup: impl FnMut(&[u8]) -> Option<(Entry, Timeout)>,
     ) {
         let mut at = 0;
         while self.plus && at < self.used {
@@ -262,7 +263,7 @@ impl Listing<'_> {
             let name = &names[..namelen];
             if name != b"."
                 && name != b".."
-                && let Some(found) = lookup(name)
+                && let Some((found, attr_for)) = lookup(name)
             {
                 entry.copy_from_slice(entry_out(&found, name_for, attr_for).as_bytes());
                 // The first field of the record that follows is `d_ino`.

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::message::{Message, Rest};
-use super::op::{Forgets, Op};
+use super::op::{Forgets, Op, Open};
 use super::wire::{self, Opcode, flag};
 use crate::error::{Errno, Error, Result};
 use crate::types::{FileKind, Ino, NewNode, RenameFlags, Seek, SetAttr, Time, TimeChange};
@@ -36,8 +36,7 @@ impl<'a> Op<'a> {
             Opcode::GETATTR => Op::Getattr { node: node(message)? },
             Opcode::SETATTR => setattr(message)?,
             Opcode::READLINK => Op::Readlink { node: node(message)? },
-            Opcode::OPEN => Op::Open,
-            Opcode::RELEASE => Op::Release,
+            Opcode::OPEN | Opcode::RELEASE => opening(message)?,
             Opcode::OPENDIR => Op::Opendir,
             Opcode::RELEASEDIR => Op::Releasedir,
             Opcode::READ | Opcode::READDIR | Opcode::READDIRPLUS => reading(message)?,
@@ -97,11 +96,11 @@ fn making<'a>(message: &Message<'a>) -> Result<Op<'a>> {
         opcode => {
             let (arg, mut rest): (wire::CreateIn, _) = message.fixed()?;
             let new = new_node(message, arg.mode, arg.umask);
+            let open = open(arg.flags, arg.open_flags);
             if opcode == Opcode::TMPFILE {
-                Op::Tmpfile { dir, new }
+                Op::Tmpfile { dir, new, open }
             } else {
-                let exclusive = arg.flags.cast_signed() & libc::O_EXCL != 0;
-                Op::Create { dir, name: rest.name()?, new, exclusive }
+                Op::Create { dir, name: rest.name()?, new, open }
             }
         }
     })
@@ -156,6 +155,20 @@ fn setattr<'a>(message: &Message<'a>) -> Result<Op<'a>> {
         kill_suidgid: has(flag::FATTR_KILL_SUIDGID),
     };
     Ok(Op::Setattr { node: node(message)?, change })
+}
+
+fn open(flags: u32, open_flags: u32) -> Open {
+    Open { flags: flags.cast_signed(), kill_suidgid: open_flags & flag::OPEN_KILL_SUIDGID != 0 }
+}
+
+fn opening<'a>(message: &Message<'a>) -> Result<Op<'a>> {
+    let node = node(message)?;
+    if message.opcode() == Opcode::RELEASE {
+        let (arg, _): (wire::ReleaseIn, _) = message.fixed()?;
+        return Ok(Op::Release { node, handle: arg.fh });
+    }
+    let (arg, _): (wire::OpenIn, _) = message.fixed()?;
+    Ok(Op::Open { node, open: open(arg.flags, arg.open_flags) })
 }
 
 fn reading<'a>(message: &Message<'a>) -> Result<Op<'a>> {

@@ -18,9 +18,10 @@ use tracing::{debug, error, trace, warn};
 use super::api::Core;
 use super::message::Message;
 use super::op::Op;
-use super::reply::{Opened, Reply, Timeout};
+use super::opens::Opens;
+use super::reply::{Reply, Timeout};
 use super::request::Dialect;
-use super::wire::{Opcode, flag};
+use super::wire::Opcode;
 use crate::error::{Errno, Error, Result};
 
 /// What a mount promises the kernel, fixed when it is made.
@@ -30,23 +31,12 @@ pub(crate) struct Policy {
     pub(crate) name_for: Timeout,
     /// How long attributes are valid.
     pub(crate) attr_for: Timeout,
-    /// Whether OPEN is answered at all.
-    pub(crate) open: OpenPolicy,
     /// Whether fsync(2) and syncfs(2) reach the branches; else the kernel is told not to ask.
     pub(crate) durable: bool,
     /// Whether extended attributes are served; else the kernel is told not to ask.
     pub(crate) xattrs: bool,
     /// How requests are laid out.
     pub(crate) dialect: Dialect,
-}
-
-/// What becomes of OPEN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OpenPolicy {
-    /// Refused for good: open(2) and close(2) send no message.
-    Never,
-    /// Answered: files are cached by the kernel and keep their cache.
-    Cached,
 }
 
 /// What becomes of a request.
@@ -65,12 +55,14 @@ pub(crate) enum Answer {
 pub(crate) struct Service<C> {
     pub(super) core: Arc<C>,
     pub(super) policy: Policy,
+    /// Where OPEN is answered; else it is refused for good, and open(2) and close(2) send no message.
+    pub(super) opens: Option<Opens>,
 }
 
 impl<C: Core> Service<C> {
-    /// Serves `core` by `policy`.
-    pub(crate) const fn new(core: Arc<C>, policy: Policy) -> Self {
-        Self { core, policy }
+    /// Serves `core` by `policy`, and OPEN if there are `opens`.
+    pub(crate) const fn new(core: Arc<C>, policy: Policy, opens: Option<Opens>) -> Self {
+        Self { core, policy, opens }
     }
 
     /// Answers one request, with the payload in `room`.
@@ -116,7 +108,7 @@ impl<C: Core> Service<C> {
     const fn never_asked(&self, op: &Op<'_>) -> bool {
         match op {
             Op::Refused | Op::Opendir => true,
-            Op::Open => matches!(self.policy.open, OpenPolicy::Never),
+            Op::Open { .. } => self.opens.is_none(),
             Op::Fsync { .. } | Op::Fsyncdir { .. } | Op::Syncfs => !self.policy.durable,
             Op::Getxattr { .. } | Op::Listxattr { .. } | Op::Setxattr { .. } | Op::Removexattr { .. } => {
                 !self.policy.xattrs
@@ -129,24 +121,25 @@ impl<C: Core> Service<C> {
         let core = &*self.core;
         match op {
             Op::Lookup { dir, name } => self.lookup(dir, name, out),
-            Op::Getattr { node } => out.attr(&core.getattr(node)?, self.policy.attr_for),
-            Op::Setattr { node, change } => out.attr(&core.setattr(node, &change)?, self.policy.attr_for),
+            Op::Getattr { node } => out.attr(&core.getattr(node)?, self.attr_for(node)),
+            Op::Setattr { node, change } => out.attr(&core.setattr(node, &change)?, self.attr_for(node)),
             Op::Readlink { node } => out.bytes(core.readlink(node)?.as_encoded_bytes()),
             Op::Symlink { dir, name, target, new } => self.entry(core.symlink(dir, name, target, &new)?, out),
             Op::Mknod { dir, name, kind, rdev, new } => {
                 self.entry(core.mknod(dir, name, kind, rdev, &new)?, out)
             }
             Op::Mkdir { dir, name, new } => self.entry(core.mkdir(dir, name, &new)?, out),
-            Op::Create { dir, name, new, exclusive } => self.create(dir, name, &new, exclusive, out),
-            Op::Tmpfile { dir, new } => self.created(core.tmpfile(dir, &new)?, out),
+            Op::Create { dir, name, new, open } => self.create(dir, name, &new, open, out),
+            Op::Tmpfile { dir, new, open } => self.created(core.tmpfile(dir, &new)?, open, out),
             Op::Link { node, dir, name } => self.entry(core.link(node, dir, name)?, out),
             Op::Unlink { dir, name } => core.unlink(dir, name).map(nothing),
             Op::Rmdir { dir, name } => core.rmdir(dir, name).map(nothing),
             Op::Rename { dir, name, to_dir, to, flags } => {
                 core.rename(dir, name, to_dir, to, flags).map(nothing)
             }
-            Op::Open => out.opened(CACHED),
-            Op::Release | Op::Releasedir | Op::Destroy => Ok(0),
+            Op::Open { node, open } => out.opened(self.open(node, open)?),
+            Op::Release { node, handle } => Ok(self.release(node, handle)),
+            Op::Releasedir | Op::Destroy => Ok(0),
             Op::Readdir { dir, after, size, plus } => self.readdir(dir, after, size, plus, out),
             Op::Read { node, offset, size } => core.read(node, offset, out.room(size)),
             Op::Write { node, offset, data, kill_suidgid } => {
@@ -174,10 +167,6 @@ impl<C: Core> Service<C> {
         }
     }
 }
-
-/// How a cached open is answered: the pages stay, and close(2) sends no FLUSH (kernel ≥ 5.16).
-pub(super) const CACHED: Opened =
-    Opened { handle: 0, flags: flag::FOPEN_KEEP_CACHE | flag::FOPEN_NOFLUSH, backing_id: 0 };
 
 /// The payload of an operation that only succeeds.
 #[allow(clippy::trivially_copy_pass_by_ref)]

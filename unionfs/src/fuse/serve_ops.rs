@@ -3,8 +3,10 @@
 use std::ffi::OsStr;
 
 use super::api::Core;
-use super::reply::Reply;
-use super::serve::{CACHED, Service, nothing};
+use super::op::Open;
+use super::reply::{Opened, Reply, Timeout};
+use super::serve::{Service, nothing};
+use super::wire::flag;
 use crate::error::{Errno, Error, Result};
 use crate::types::{Entry, Ino, Name, NewNode, SetAttr};
 
@@ -22,11 +24,33 @@ impl<C: Core> Service<C> {
     }
 
     pub(super) fn entry(&self, entry: Entry, out: Reply<'_>) -> Result<usize> {
-        out.entry(&entry, self.policy.name_for, self.policy.attr_for)
+        out.entry(&entry, self.policy.name_for, self.attr_for(entry.node))
     }
 
-    pub(super) fn created(&self, entry: Entry, out: Reply<'_>) -> Result<usize> {
-        out.created(&entry, CACHED, self.policy.name_for, self.policy.attr_for)
+    /// How long a node's attributes are valid.
+    pub(super) fn attr_for(&self, node: Ino) -> Timeout {
+        let by_itself = self.opens.as_ref().is_some_and(|opens| opens.changes_by_itself(node));
+        if by_itself { Timeout::NONE } else { self.policy.attr_for }
+    }
+
+    /// Opens a node; if OPEN is refused for good, this is CREATE or TMPFILE, and no RELEASE will come.
+    pub(super) fn open(&self, node: Ino, open: Open) -> Result<Opened> {
+        match &self.opens {
+            Some(opens) => opens.open(&*self.core, node, open),
+            None => Ok(Opened { flags: flag::FOPEN_KEEP_CACHE | flag::FOPEN_NOFLUSH, ..Opened::default() }),
+        }
+    }
+
+    pub(super) fn release(&self, node: Ino, handle: u64) -> usize {
+        if let Some(opens) = &self.opens {
+            opens.release(node, handle);
+        }
+        0
+    }
+
+    pub(super) fn created(&self, entry: Entry, open: Open, out: Reply<'_>) -> Result<usize> {
+        let opened = self.open(entry.node, open.of_new()).inspect_err(|_| self.core.forget(entry.node, 1))?;
+        out.created(&entry, opened, self.policy.name_for, self.attr_for(entry.node))
     }
 
     /// Creates and opens a file that the kernel believes absent.
@@ -38,14 +62,14 @@ impl<C: Core> Service<C> {
         dir: Ino,
         name: Name<'_>,
         new: &NewNode,
-        exclusive: bool,
+        open: Open,
         out: Reply<'_>,
     ) -> Result<usize> {
         let entry = self.core.create(dir, name, new).map_err(|refused| {
-            let retry = refused.errno == Errno::EXIST && !exclusive;
+            let retry = refused.errno == Errno::EXIST && !open.exclusive();
             if retry { Error { errno: Errno::STALE, ..refused } } else { refused }
         })?;
-        self.created(entry, out)
+        self.created(entry, open, out)
     }
 
     pub(super) fn readdir(
@@ -58,9 +82,10 @@ impl<C: Core> Service<C> {
     ) -> Result<usize> {
         let mut listing = out.listing(size, plus);
         self.core.read_dir(dir, after, !plus, &mut |entry| listing.push(&entry))?;
-        listing.describe(self.policy.name_for, self.policy.attr_for, |name| {
+        listing.describe(self.policy.name_for, |name| {
             // A name that went or cannot be looked up just now is listed without attributes.
-            self.core.lookup(dir, Name::from_bytes(name).ok()?).ok()?
+            let entry = self.core.lookup(dir, Name::from_bytes(name).ok()?).ok()??;
+            Some((entry, self.attr_for(entry.node)))
         });
         Ok(listing.len())
     }

@@ -50,8 +50,12 @@ pub(crate) mod flag {
     pub(crate) const FATTR_MTIME_NOW: u32 = 1 << 8;
     pub(crate) const FATTR_KILL_SUIDGID: u32 = 1 << 11;
 
+    pub(crate) const FOPEN_DIRECT_IO: u32 = 1 << 0;
     pub(crate) const FOPEN_KEEP_CACHE: u32 = 1 << 1;
     pub(crate) const FOPEN_NOFLUSH: u32 = 1 << 5;
+    pub(crate) const FOPEN_PASSTHROUGH: u32 = 1 << 7;
+
+    pub(crate) const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 
     pub(crate) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
     pub(crate) const FSYNC_FDATASYNC: u32 = 1 << 0;
@@ -118,7 +122,9 @@ wire! {
         valid: u32, padding: u32, fh: u64, size: u64, lock_owner: u64, atime: u64, mtime: u64, ctime: u64,
         atimensec: u32, mtimensec: u32, ctimensec: u32, mode: u32, unused4: u32, uid: u32, gid: u32, unused5: u32,
     }
+    OpenIn { flags: u32, open_flags: u32 }
     CreateIn { flags: u32, mode: u32, umask: u32, open_flags: u32 }
+    ReleaseIn { fh: u64, flags: u32, release_flags: u32, lock_owner: u64 }
     ReadIn { fh: u64, offset: u64, size: u32, read_flags: u32, lock_owner: u64, flags: u32, padding: u32 }
     WriteIn { fh: u64, offset: u64, size: u32, write_flags: u32, lock_owner: u64, flags: u32, padding: u32 }
     FsyncIn { fh: u64, fsync_flags: u32, padding: u32 }
@@ -162,6 +168,7 @@ mod tests {
             ("write_in", size_of::<WriteIn>(), 40),
             ("ioctl_in", size_of::<IoctlIn>(), 32),
             ("copy_file_range_in", size_of::<CopyFileRangeIn>(), 56),
+            ("release_in", size_of::<ReleaseIn>(), 24),
             ("create_in", size_of::<CreateIn>(), 16),
             ("rename2_in", size_of::<Rename2In>(), 16),
         ] {

@@ -12,7 +12,7 @@ use super::error::MountError;
 use super::{Server, attach};
 use crate::error::Errno;
 use crate::fuse::{
-    Core, Dialect, Features, Negotiator, OpenPolicy, Policy, Reading, Service, Stats, Timeout, Wish,
+    Core, Dialect, Features, Negotiator, Opens, Policy, Reading, Service, Stats, Timeout, Wish,
 };
 
 /// Who may use the mount.
@@ -33,6 +33,10 @@ pub enum IoMode {
     Auto,
     /// Open and close send no message, reads and writes do; one page cache for each file, also across copy-up.
     Stateless,
+    /// Open sends a message; files that will not move any more (those of the writable branch, or all if there is none)
+    /// are then read, written and mapped without any, and share the branch's page cache. Needs kernel 6.9 and
+    /// `CAP_SYS_ADMIN` in the first user namespace; without them it is the same as stateless.
+    Passthrough,
 }
 
 bitflags::bitflags! {
@@ -189,15 +193,23 @@ impl MountOptions {
     /// See [`MountError`]; nothing stays mounted then.
     pub fn mount<C: Core>(self, core: Arc<C>) -> Result<Server<C>, MountError> {
         let path = self.checked_mountpoint()?;
-        let wish = Wish { writeback: self.writeback, acl: self.acl };
+        let wish = self.wish();
         let (negotiator, agreed) = Negotiator::new(wish);
         let (session, channel, guard) = attach::attach(&self, negotiator, &path)?;
         let unanswered = || MountError::Handshake { source: io::Error::other("INIT was not answered") };
         let features = agreed.get().cloned().ok_or_else(unanswered)?;
-        let service = Arc::new(Service::new(core, self.policy(&features)));
-        info!(at = ?path, protocol = ?features.protocol, "mounted");
+        let passthrough = features.live("PASSTHROUGH");
+        let opens = passthrough.then(|| Opens::new(Arc::clone(&channel), session.notifier()));
+        let service = Arc::new(Service::new(core, self.policy(&features), opens));
+        info!(at = ?path, protocol = ?features.protocol, passthrough, "mounted");
         let reading = Reading { threads: self.threads.max(1), spin: self.spin };
         Ok(Server { service, features, reading, stats: Stats::default(), guard, session, channel })
+    }
+
+    /// What is worth asking the kernel for. Passing through excludes the writeback cache.
+    fn wish(&self) -> Wish {
+        let passthrough = self.io == IoMode::Passthrough && !self.writeback && attach::may_pass_through();
+        Wish { writeback: self.writeback, acl: self.acl, passthrough }
     }
 
     /// The mount point with no symbolic link left in it, which must be a directory (`rootmode` in mount.fuse(8)).
@@ -216,14 +228,9 @@ impl MountOptions {
 
     fn policy(&self, features: &Features) -> Policy {
         let timeout = self.timeout.map_or(Timeout::FOREVER, Timeout::from);
-        let open = match self.io {
-            IoMode::Auto | IoMode::Stateless if features.live("NO_OPEN_SUPPORT") => OpenPolicy::Never,
-            IoMode::Auto | IoMode::Stateless => OpenPolicy::Cached,
-        };
         Policy {
             name_for: timeout,
             attr_for: timeout,
-            open,
             durable: self.durable,
             xattrs: self.xattrs,
             dialect: Dialect { setxattr_ext: features.live("SETXATTR_EXT") },

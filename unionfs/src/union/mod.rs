@@ -4,6 +4,7 @@
 //! directory alone, acts on a file that file; data is copied under no lock but the copied file's own.
 
 mod attr;
+mod backing;
 mod copyup;
 mod create;
 mod data;

@@ -2,4 +2,5 @@
 
 mod double;
 mod mounted;
+mod passthrough;
 mod protocol;

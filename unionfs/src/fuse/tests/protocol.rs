@@ -12,20 +12,19 @@ use crate::fuse::message::Message;
 use crate::fuse::op::Op;
 use crate::fuse::reply::Timeout;
 use crate::fuse::request::Dialect;
-use crate::fuse::serve::{Answer, OpenPolicy, Policy, Service};
+use crate::fuse::serve::{Answer, Policy, Service};
 use crate::fuse::wire::*;
 
 const POLICY: Policy = Policy {
     name_for: Timeout::FOREVER,
     attr_for: Timeout::FOREVER,
-    open: OpenPolicy::Never,
     durable: true,
     xattrs: true,
     dialect: Dialect { setxattr_ext: true },
 };
 
 fn service(policy: Policy) -> Service<Double> {
-    Service::new(Arc::new(Double::new()), policy)
+    Service::new(Arc::new(Double::new()), policy, None)
 }
 
 /// A request as one read of the device gives it.
@@ -83,7 +82,6 @@ fn latches_are_refused_with_enosys_and_nothing_else_is() {
     for (opcode, policy, latched) in [
         (Opcode::OPENDIR, POLICY, true),
         (Opcode::OPEN, POLICY, true),
-        (Opcode::OPEN, Policy { open: OpenPolicy::Cached, ..POLICY }, false),
         (Opcode::FLUSH, POLICY, true),
         (Opcode::ACCESS, POLICY, true),
         (Opcode::STATX, POLICY, true),
@@ -184,7 +182,7 @@ fn xattr_size_is_told_checked_and_obeyed() {
     }
     let old = Policy { dialect: Dialect { setxattr_ext: false }, ..POLICY };
     let (answer, _) = ask(
-        &Service::new(Arc::clone(&service.core), old),
+        &Service::new(Arc::clone(&service.core), old, None),
         Opcode::SETXATTR,
         1,
         &[arg.as_bytes(), name, b"other"],

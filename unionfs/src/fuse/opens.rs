@@ -1,0 +1,200 @@
+//! Open files, where the kernel tells of them: which are cached by the kernel and which it reads and writes itself.
+//!
+//! In the passthrough mode (kernel ≥ 6.9) OPEN is answered with a *backing file*, and read, write and mmap go there
+//! without a message and with one page cache for every user of the branch. An inode has one backing file as long as
+//! any open uses it, and while it has one it cannot be opened in any other way, nor the other way round; an open
+//! that asks for it fails with `EIO` (`fs/fuse/iomode.c`). Hence these rules:
+//!
+//! - The first open decides, the others follow ([`Way`]). The kernel lets go of the mode before it sends RELEASE, so
+//!   counting opens here errs on the safe side; a backing id lives until the last RELEASE.
+//! - A file that may still be copied up is never passed through ([`Core::settled_file`]): its readers would keep the
+//!   old file, and a writer could be given neither the old one (it is never written) nor the new one (`EBUSY`). It
+//!   is cached instead, and then all its users, before and after copy-up, share the kernel's one page cache.
+//! - A file with set-user-ID or set-group-ID that is opened to be written must lose the bit at the first write, which
+//!   only a message can do: cached, or if it already has a backing file, `FOPEN_DIRECT_IO`. (A bit that is set while
+//!   a writer already passes through stays until the next open; the kernel asks nobody then.)
+//! - A write through a shared mapping changes times and blocks and tells nobody. While any open could map a backing
+//!   file writable, the attributes of its inode are valid for no time, and they are dropped when the last is closed.
+//! - Pages that were cached before an inode was passed through are stale after it; only an open that joins others, or
+//!   one of a file that was never passed through, keeps them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fuser::{BackingId, INodeNo, Notifier};
+use parking_lot::Mutex;
+use tracing::{debug, warn};
+
+use super::api::Core;
+use super::op::Open;
+use super::reply::Opened;
+use super::wire::flag::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHROUGH};
+use crate::error::Result;
+use crate::sys;
+use crate::types::{Ino, SetAttr};
+
+const SHARDS: usize = 16;
+const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
+
+/// What RELEASE gives back: bits that tell what the open was.
+mod handle {
+    /// It may have been mapped writable.
+    pub(super) const MAPPER: u64 = 1;
+}
+
+/// The inodes that are open.
+#[derive(Debug)]
+pub(crate) struct Opens {
+    /// What backing files are registered with.
+    device: Arc<OwnedFd>,
+    notifier: Notifier,
+    shards: [Mutex<HashMap<Ino, State>>; SHARDS],
+    /// Inodes with a writable mapping, or what could be one, of a backing file.
+    mapped: AtomicUsize,
+}
+
+/// How an inode is open.
+#[derive(Debug)]
+struct State {
+    way: Way,
+    opens: u32,
+    mappers: u32,
+}
+
+/// Where reads and writes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// To the kernel's page cache, and from there here.
+    Cached,
+    /// To the backing file of this id.
+    Backed(u32),
+}
+
+impl Opens {
+    /// Nothing is open yet on the connection of `device`.
+    pub(crate) fn new(device: Arc<OwnedFd>, notifier: Notifier) -> Self {
+        Self { device, notifier, shards: Default::default(), mapped: AtomicUsize::new(0) }
+    }
+
+    fn shard(&self, node: Ino) -> &Mutex<HashMap<Ino, State>> {
+        // Node numbers are inode numbers with a branch above; the middle bits are as good as any.
+        let mixed = node.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60;
+        &self.shards[usize::try_from(mixed).unwrap_or_default() % SHARDS]
+    }
+
+    /// Opens a node.
+    ///
+    /// # Errors
+    ///
+    /// What truncating or copying up says. Where a file merely cannot be passed through, it is cached.
+    pub(crate) fn open(&self, core: &impl Core, node: Ino, open: Open) -> Result<Opened> {
+        if open.truncates() {
+            let change = SetAttr { size: Some(0), kill_suidgid: open.kill_suidgid, ..SetAttr::default() };
+            core.setattr(node, &change)?;
+        }
+        let set_ids = open.writes() && core.getattr(node)?.mode & SET_IDS != 0;
+        if let Some(state) = self.shard(node).lock().get_mut(&node) {
+            return Ok(self.join(node, state, open, set_ids));
+        }
+        let (way, keep) = if set_ids { (Way::Cached, false) } else { self.way(core, node, open)? };
+        Ok(match self.shard(node).lock().entry(node) {
+            Entry::Occupied(mut other) => {
+                self.unregister(way);
+                self.join(node, other.get_mut(), open, set_ids)
+            }
+            Entry::Vacant(first) => {
+                let state = first.insert(State { way, opens: 0, mappers: 0 });
+                let mut opened = self.join(node, state, open, set_ids);
+                if !keep {
+                    opened.flags &= !FOPEN_KEEP_CACHE;
+                }
+                opened
+            }
+        })
+    }
+
+    /// How a node that is not open is to be opened, and whether the pages that the kernel may have are right.
+    fn way(&self, core: &impl Core, node: Ino, open: Open) -> Result<(Way, bool)> {
+        let Some(file) = core.settled_file(node, open.writes())? else {
+            return Ok((Way::Cached, true));
+        };
+        match BackingId::create_raw(&*self.device, &file) {
+            Ok(id) => Ok((Way::Backed(id), false)),
+            Err(error) => {
+                // ELOOP: the branch is a stacked filesystem. ENFILE, ENOMEM: too many already.
+                debug!(%error, node = node.get(), "not passed through");
+                Ok((Way::Cached, false))
+            }
+        }
+    }
+
+    /// One more open of a node that is open in `state`, under the lock of its shard.
+    fn join(&self, node: Ino, state: &mut State, open: Open, set_ids: bool) -> Opened {
+        state.opens += 1;
+        let Way::Backed(id) = state.way else {
+            return Opened { handle: 0, flags: FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, backing_id: 0 };
+        };
+        let mut opened =
+            Opened { handle: 0, flags: FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, backing_id: id.cast_signed() };
+        if set_ids {
+            opened.flags |= FOPEN_DIRECT_IO;
+        }
+        if open.maps() {
+            opened.handle |= handle::MAPPER;
+            state.mappers += 1;
+            if state.mappers == 1 {
+                self.mapped.fetch_add(1, Ordering::Release);
+                self.drop_attributes(node);
+            }
+        }
+        opened
+    }
+
+    /// Closes what [`Opens::open`] opened.
+    pub(crate) fn release(&self, node: Ino, given: u64) {
+        let mut shard = self.shard(node).lock();
+        let Entry::Occupied(mut entry) = shard.entry(node) else {
+            warn!(node = node.get(), "released, but not open");
+            return;
+        };
+        let state = entry.get_mut();
+        state.opens -= 1;
+        let mut last_mapper = false;
+        if given & handle::MAPPER != 0 {
+            state.mappers -= 1;
+            last_mapper = state.mappers == 0;
+        }
+        let closed = (state.opens == 0).then(|| entry.remove().way);
+        drop(shard);
+        if last_mapper {
+            self.mapped.fetch_sub(1, Ordering::Release);
+            self.drop_attributes(node);
+        }
+        closed.into_iter().for_each(|way| self.unregister(way));
+    }
+
+    /// Whether a node's attributes may change without a message.
+    pub(crate) fn changes_by_itself(&self, node: Ino) -> bool {
+        self.mapped.load(Ordering::Acquire) > 0
+            && self.shard(node).lock().get(&node).is_some_and(|state| state.mappers > 0)
+    }
+
+    fn unregister(&self, way: Way) {
+        if let Way::Backed(id) = way
+            && let Err(error) = sys::close_backing(&*self.device, id)
+        {
+            warn!(%error, id, "backing file not closed");
+        }
+    }
+
+    /// Makes the kernel ask for the attributes; with an offset below zero it leaves the pages alone and takes no
+    /// lock that a request could hold, so this may be said while one is being served.
+    fn drop_attributes(&self, node: Ino) {
+        if let Err(error) = self.notifier.inval_inode(INodeNo(node.get()), -1, 0) {
+            debug!(%error, node = node.get(), "attributes not dropped");
+        }
+    }
+}
