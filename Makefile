@@ -36,7 +36,8 @@ test:
 
 demo:
 	scripts/setup.sh demo
-	$(CARGO) build --release --locked
+	# The images take as long as the programs: both at once.
+	scripts/images.sh & images=$$!; $(CARGO) build --release --locked && wait $$images
 	scripts/demo.sh
 
 bench:
