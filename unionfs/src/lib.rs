@@ -16,6 +16,7 @@ pub mod error;
 mod fdcache;
 pub mod fuse;
 mod inode;
+pub mod live;
 mod marks;
 pub mod mount;
 mod place;
@@ -23,6 +24,7 @@ pub mod policy;
 mod sys;
 pub mod types;
 pub mod union;
+pub mod users;
 mod work;
 
 pub use branch::BranchSpec;

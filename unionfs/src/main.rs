@@ -1,13 +1,12 @@
 //! The program: parse, act, and turn a failure into one line and an exit status.
 
 mod cli;
+mod control;
 mod serve;
 mod unmount;
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
 use cli::{Cli, Command};
 
@@ -43,12 +42,18 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Mount(args) => serve::mount(&args),
         Command::Umount(args) => unmount::unmount(&args.mountpoint, args.lazy),
-        Command::Branches { mountpoint } => {
-            let mut value = vec![0; 1 << 16];
-            let len = rustix::fs::getxattr(&mountpoint, unionfs::union::BRANCHES, &mut *value).with_context(
-                || format!("{} is not the root of a mounted union: getxattr", mountpoint.display()),
-            )?;
-            std::io::stdout().write_all(&value[..len]).context("standard output")
+        Command::Branches { mountpoint } => control::branches(&mountpoint),
+        Command::Add { mountpoint, place, branch } => control::command(
+            &mountpoint,
+            &["add".as_ref(), place.to_string().as_ref(), &control::absolute(&branch)],
+        ),
+        Command::Del { mountpoint, branch } => {
+            control::command(&mountpoint, &["del".as_ref(), &control::absolute(&branch)])
         }
+        Command::Mod { mountpoint, branch } => {
+            control::command(&mountpoint, &["mod".as_ref(), &control::absolute(&branch)])
+        }
+        Command::Stats { mountpoint, json, watch } => control::stats(&mountpoint, json, watch),
+        Command::Features { mountpoint, json } => control::features(&mountpoint, json),
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use unionfs::live::Live;
 use unionfs::mount::{Access, MountFlags, MountOptions, Unmounter};
 use unionfs::{BranchSpec, Options, Union};
 
@@ -61,8 +62,9 @@ fn serve(args: &MountArgs) -> anyhow::Result<()> {
         min_free: choice.min_free,
         move_on_enospc: choice.move_on_enospc,
     };
-    let union = Arc::new(Union::new(specs, options)?);
-    let server = mount_options(&choice, &union, mountpoint).mount(union)?;
+    let union = Union::new(specs, options)?;
+    let mount = mount_options(&choice, &union, mountpoint);
+    let server = mount.mount(Arc::new(Live::new(union)))?;
     unmount_on(signals, server.unmounter())?;
     if args.serve {
         detach_from_caller()?;

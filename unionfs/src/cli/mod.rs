@@ -23,6 +23,48 @@ pub(crate) enum Command {
     Mount(MountArgs),
     /// Unmount a union
     Umount(UmountArgs),
+    /// Add a branch to a mounted union
+    Add {
+        /// The mount point
+        mountpoint: PathBuf,
+        /// Where in the list: 0 is the top
+        place: usize,
+        /// PATH[=PERM]; read-only with whiteouts unless it says otherwise
+        branch: OsString,
+    },
+    /// Remove a branch from a mounted union
+    Del {
+        /// The mount point
+        mountpoint: PathBuf,
+        /// The branch's directory
+        branch: OsString,
+    },
+    /// Change the permission of a branch of a mounted union
+    Mod {
+        /// The mount point
+        mountpoint: PathBuf,
+        /// PATH=PERM
+        branch: OsString,
+    },
+    /// Tell what a mount has served: counts and times by operation, memory
+    Stats {
+        /// The mount point
+        mountpoint: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Again every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Tell what was negotiated with the kernel, and why not the rest
+    Features {
+        /// The mount point
+        mountpoint: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the branches of a mounted union, one a line
     Branches {
         /// The mount point, or any directory whose union is asked for

@@ -7,8 +7,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 
 use crate::error::Result;
+use crate::live::{Known, Live};
 use crate::types::{Attr, DirEntry, Entry, FileKind, Ino, Name, NewNode, RenameFlags, Seek, SetAttr, StatFs};
-use crate::union::Union;
+use crate::union::{InUse, Union};
 
 /// Declares the trait and hands each method to the inherent one of [`Union`].
 macro_rules! core_api {
@@ -17,15 +18,38 @@ macro_rules! core_api {
         #[allow(missing_docs, clippy::missing_errors_doc)]
         pub trait Core: Send + Sync + 'static {
             $(fn $name(&self $(, $arg: $type)*) $(-> $ret)?;)+
+
+            /// Carries a command of the control attributes out; a failure is told in one line.
+            fn command(&self, _words: &[&str], _in_use: &InUse) -> std::result::Result<(), String> {
+                Err("this union takes no commands".to_owned())
+            }
+
+            /// What the kernel may have in its caches.
+            fn known(&self) -> Vec<Known> {
+                Vec::new()
+            }
         }
 
         impl Core for Union {
             $(fn $name(&self $(, $arg: $type)*) $(-> $ret)? { Union::$name(self $(, $arg)*) })+
         }
+
+        impl Core for Live {
+            $(fn $name(&self $(, $arg: $type)*) $(-> $ret)? { Union::$name(&self.0.read() $(, $arg)*) })+
+
+            fn command(&self, words: &[&str], in_use: &InUse) -> std::result::Result<(), String> {
+                Live::command(self, words, in_use)
+            }
+
+            fn known(&self) -> Vec<Known> {
+                self.0.read().known()
+            }
+        }
     };
 }
 
 core_api! {
+    fn node_count(&self) -> usize;
     fn lookup(&self, dir: Ino, name: Name<'_>) -> Result<Option<Entry>>;
     fn forget(&self, node: Ino, count: u64);
     fn getattr(&self, node: Ino) -> Result<Attr>;

@@ -14,6 +14,7 @@
 mod api;
 mod channel;
 mod classic;
+pub mod control;
 mod message;
 mod negotiate;
 mod op;

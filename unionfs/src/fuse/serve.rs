@@ -16,6 +16,7 @@ use std::sync::Arc;
 use tracing::{debug, error, trace, warn};
 
 use super::api::Core;
+use super::control::{COMMAND, Control};
 use super::message::Message;
 use super::op::Op;
 use super::opens::Opens;
@@ -23,6 +24,7 @@ use super::reply::{Reply, Timeout};
 use super::request::Dialect;
 use super::wire::Opcode;
 use crate::error::{Errno, Error, Result};
+use crate::types::Ino;
 
 /// What a mount promises the kernel, fixed when it is made.
 #[derive(Clone, Copy, Debug)]
@@ -57,12 +59,34 @@ pub(crate) struct Service<C> {
     pub(super) policy: Policy,
     /// Where OPEN is answered; else it is refused for good, and open(2) and close(2) send no message.
     pub(super) opens: Option<Opens>,
+    /// What answers the control attributes of the root.
+    control: Option<Control>,
 }
 
 impl<C: Core> Service<C> {
     /// Serves `core` by `policy`, and OPEN if there are `opens`.
     pub(crate) const fn new(core: Arc<C>, policy: Policy, opens: Option<Opens>) -> Self {
-        Self { core, policy, opens }
+        Self { core, policy, opens, control: None }
+    }
+
+    /// Answers the control attributes of the root by `control`.
+    pub(crate) fn controlled(self, control: Control) -> Self {
+        Self { control: Some(control), ..self }
+    }
+
+    /// Answers a request for a control attribute; `None` if it is none.
+    fn control(&self, op: &Op<'_>, uid: u32, room: &mut [u8]) -> Option<Result<usize>> {
+        let control = self.control.as_ref()?;
+        match op {
+            Op::Getxattr { node: Ino::ROOT, name, size } => {
+                let value = control.get(&*self.core, name.to_str()?)?;
+                Some(Reply::into(room).xattr(&value, *size))
+            }
+            Op::Setxattr { node: Ino::ROOT, name, value, .. } if *name == COMMAND => {
+                Some(control.command(&*self.core, uid, value).map(nothing))
+            }
+            _ => None,
+        }
     }
 
     /// Answers one request, with the payload in `room`.
@@ -95,7 +119,8 @@ impl<C: Core> Service<C> {
             Op::Forget { node, count } => self.core.forget(node, count),
             Op::BatchForget(nodes) => nodes.for_each(|(node, count)| self.core.forget(node, count)),
             op => {
-                return match self.act(op, Reply::into(room)) {
+                let controlled = self.control(&op, message.header.uid, room);
+                return match controlled.unwrap_or_else(|| self.act(op, Reply::into(room))) {
                     Ok(bytes) => Answer::Payload(bytes),
                     Err(refused) => refuse(message.opcode(), refused),
                 };

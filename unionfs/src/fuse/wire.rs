@@ -147,6 +147,12 @@ pub(crate) const fn record_size(bytes: usize) -> usize {
     bytes.next_multiple_of(8)
 }
 
+/// A notification that has no payload: its code takes the place of an errno, and it answers no request.
+pub(super) fn notification(code: i32) -> [u8; size_of::<OutHeader>()] {
+    let len = u32::try_from(size_of::<OutHeader>()).unwrap_or_default();
+    zerocopy::transmute!(OutHeader { len, error: code, unique: 0 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

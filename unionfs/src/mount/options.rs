@@ -11,6 +11,7 @@ use tracing::info;
 use super::error::MountError;
 use super::{Server, attach};
 use crate::error::Errno;
+use crate::fuse::control::Control;
 use crate::fuse::{
     Core, Dialect, Features, Negotiator, Opens, Policy, Reading, Service, Stats, Timeout, Wish,
 };
@@ -200,10 +201,13 @@ impl MountOptions {
         let features = agreed.get().cloned().ok_or_else(unanswered)?;
         let passthrough = features.live("PASSTHROUGH");
         let opens = passthrough.then(|| Opens::new(Arc::clone(&channel), session.notifier()));
-        let service = Arc::new(Service::new(core, self.policy(&features), opens));
+        let stats = Stats::default();
+        let (device, notifier) = (Arc::clone(&channel), session.notifier());
+        let control = Control::new(features.clone(), stats.clone(), notifier, device, path.clone());
+        let service = Arc::new(Service::new(core, self.policy(&features), opens).controlled(control));
         info!(at = ?path, protocol = ?features.protocol, passthrough, "mounted");
         let reading = Reading { threads: self.threads.max(1), spin: self.spin };
-        Ok(Server { service, features, reading, stats: Stats::default(), guard, session, channel })
+        Ok(Server { service, features, reading, stats, guard, session, channel })
     }
 
     /// What is worth asking the kernel for. Passing through excludes the writeback cache.

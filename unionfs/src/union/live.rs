@@ -17,6 +17,7 @@ use super::{NewError, Union, index, open_works, path_on};
 use crate::branch::{Branch, BranchSpec, Perm};
 use crate::dir::{DirBody, Listing, Listings};
 use crate::inode::{Body, Link, Node, Site};
+use crate::live::Known;
 use crate::types::{BranchIndex, Ino, Name};
 use crate::work::Work;
 
@@ -130,6 +131,16 @@ impl Union {
         self.works[at] = work;
         self.settle(in_use);
         Ok(())
+    }
+
+    /// What the kernel may have in its caches.
+    pub(crate) fn known(&self) -> Vec<Known> {
+        let known = |node: Arc<Node>| {
+            let link = node.link.lock();
+            let name = link.parent.as_ref().map(|parent| (parent.ino, link.name.to_vec()));
+            Known { node: node.ino, dir: node.is_dir(), name }
+        };
+        self.inodes.all().into_iter().map(known).collect()
     }
 
     fn place_of(&self, path: &Path) -> std::result::Result<usize, LiveError> {

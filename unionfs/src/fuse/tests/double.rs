@@ -97,6 +97,10 @@ impl Double {
 }
 
 impl Core for Double {
+    fn node_count(&self) -> usize {
+        self.nodes.lock().len()
+    }
+
     fn lookup(&self, dir: Ino, name: Name<'_>) -> Result<Option<Entry>> {
         self.find(dir, name)?.map(|ino| self.entry(ino)).transpose()
     }

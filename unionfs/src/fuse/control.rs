@@ -1,0 +1,200 @@
+//! What is asked of a mount through its root: virtual extended attributes `user.unionfs.ctl.*`.
+//!
+//! They need no socket and no path of their own, work wherever the mount point can be seen (in a container, in
+//! another mount namespace) and for whoever may: reading is free, commands are the server's user's and root's.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use fuser::{INodeNo, Notifier};
+use parking_lot::Mutex;
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::api::Core;
+use super::negotiate::Features;
+use super::stats::Stats;
+use crate::error::{Errno, Error, Result};
+use crate::users::{self, Device};
+
+/// The names of all control attributes begin with this.
+pub const PREFIX: &str = "user.unionfs.ctl.";
+/// Setting it carries a command out: its words, each ended by NUL.
+pub const COMMAND: &str = "user.unionfs.ctl.command";
+/// Why the last command failed.
+pub const REFUSAL: &str = "user.unionfs.ctl.refusal";
+/// What was negotiated with the kernel, as JSON.
+pub const FEATURES: &str = "user.unionfs.ctl.features";
+/// What was served, as JSON.
+pub const STATS: &str = "user.unionfs.ctl.stats";
+
+/// `FUSE_NOTIFY_INC_EPOCH` (Linux 6.16): no name that the kernel knows is believed any more.
+const NOTIFY_INC_EPOCH: i32 = 8;
+
+/// The far end of the control attributes of one mount.
+#[derive(Debug)]
+pub(crate) struct Control {
+    features: Features,
+    stats: Stats,
+    notifier: Notifier,
+    channel: std::sync::Arc<std::os::fd::OwnedFd>,
+    mountpoint: PathBuf,
+    device: OnceLock<Option<Device>>,
+    refusal: Mutex<String>,
+}
+
+impl Control {
+    pub(crate) fn new(
+        features: Features,
+        stats: Stats,
+        notifier: Notifier,
+        channel: std::sync::Arc<std::os::fd::OwnedFd>,
+        mountpoint: PathBuf,
+    ) -> Self {
+        Self {
+            features,
+            stats,
+            notifier,
+            channel,
+            mountpoint,
+            device: OnceLock::new(),
+            refusal: Mutex::default(),
+        }
+    }
+
+    /// The value of a control attribute; `None` for a name that is none of this module's.
+    pub(super) fn get(&self, core: &impl Core, name: &str) -> Option<Vec<u8>> {
+        match name {
+            REFUSAL => Some(self.refusal.lock().clone().into_bytes()),
+            FEATURES => Some(self.features_json().to_string().into_bytes()),
+            STATS => Some(self.stats_json(core).to_string().into_bytes()),
+            _ => None,
+        }
+    }
+
+    fn features_json(&self) -> serde_json::Value {
+        let (major, minor) = self.features.protocol;
+        let list: Vec<_> = self
+            .features
+            .list
+            .iter()
+            .map(|one| json!({"name": one.name, "live": one.live(), "offered": one.offered, "asked": one.asked, "why": one.why}))
+            .collect();
+        json!({"protocol": format!("{major}.{minor}"), "features": list})
+    }
+
+    fn stats_json(&self, core: &impl Core) -> serde_json::Value {
+        let ops: Vec<_> = self
+            .stats
+            .ops()
+            .iter()
+            .map(|op| {
+                json!({
+                    "op": op.opcode.name(),
+                    "count": op.count,
+                    "total_us": op.total.as_micros(),
+                    "p50_us": percentile(&op.histogram, 50),
+                    "p99_us": percentile(&op.histogram, 99),
+                })
+            })
+            .collect();
+        let reads = self.stats.reads();
+        json!({
+            "nodes": core.node_count(),
+            "rss_kib": resident_kib(),
+            "requests": {"waiting": reads.waiting, "spinning": reads.spinning, "asleep": reads.asleep},
+            "ops": ops,
+        })
+    }
+
+    /// Carries a command out for a caller of this user.
+    pub(super) fn command(&self, core: &impl Core, uid: u32, value: &[u8]) -> Result<()> {
+        if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+            return Err(Error::rule("command", Errno::PERM));
+        }
+        let text = String::from_utf8_lossy(value);
+        let words: Vec<_> = text.split_terminator('\0').collect();
+        info!(?words, "command");
+        let device = *self.device.get_or_init(|| users::device_of_mount(&self.mountpoint));
+        let users = device.map(users::users).unwrap_or_default();
+        match core.command(&words, &users::in_use(&users)) {
+            Ok(()) => {
+                self.forget_names(core);
+                Ok(())
+            }
+            Err(refusal) => {
+                *self.refusal.lock() = name_users(refusal, &users);
+                Err(Error::rule("command", Errno::BUSY))
+            }
+        }
+    }
+
+    /// Makes the kernel ask again for every name.
+    fn forget_names(&self, core: &impl Core) {
+        let known = core.known();
+        let epoch = super::wire::notification(NOTIFY_INC_EPOCH);
+        if rustix::io::write(&*self.channel, &epoch).is_err() {
+            // Before Linux 6.16: name by name, from another thread, for the caller holds the root's lock.
+            let (notifier, known) = (self.notifier.clone(), known.clone());
+            let forget = move || {
+                for (dir, name) in known.into_iter().filter_map(|node| node.name) {
+                    let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&name);
+                    notifier.inval_entry(INodeNo(dir.get()), name).unwrap_or_default();
+                }
+            };
+            std::thread::spawn(forget);
+        }
+        for node in known.into_iter().filter(|node| node.dir) {
+            if let Err(error) = self.notifier.inval_inode(INodeNo(node.node.get()), 0, 0) {
+                warn!(%error, node = node.node.get(), "listing not dropped");
+            }
+        }
+    }
+}
+
+/// The refusal, with who it is that uses the branch.
+fn name_users(refusal: String, users: &[users::User]) -> String {
+    if !refusal.contains("is in use") {
+        return refusal;
+    }
+    let mut named: Vec<_> = users.iter().map(|user| format!("{} ({})", user.pid, user.comm)).collect();
+    named.sort();
+    named.dedup();
+    named.truncate(8);
+    format!("{refusal}; the mount is used by: {}", named.join(", "))
+}
+
+/// The upper bound, in microseconds, of the bucket that the given part of all falls into.
+fn percentile(histogram: &[u64], percent: u64) -> u64 {
+    let total: u64 = histogram.iter().sum();
+    let mut left = (total * percent).div_ceil(100);
+    for (bucket, count) in histogram.iter().enumerate() {
+        if left <= *count {
+            return 1 << bucket;
+        }
+        left -= count;
+    }
+    0
+}
+
+/// Resident memory of this process (proc_pid_statm(5)).
+fn resident_kib() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    pages * rustix::param::page_size() as u64 / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_upper_bounds_of_buckets() {
+        let mut histogram = [0; 24];
+        (histogram[0], histogram[3], histogram[10]) = (50, 49, 1);
+        assert_eq!(percentile(&histogram, 50), 1);
+        assert_eq!(percentile(&histogram, 99), 8);
+        assert_eq!(percentile(&histogram, 100), 1024);
+        assert_eq!(percentile(&[0; 24], 50), 1);
+    }
+}
