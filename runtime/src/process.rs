@@ -42,7 +42,7 @@ pub(crate) struct Channel(OwnedFd);
 
 impl Channel {
     /// Both ends.
-    pub(crate) fn pair() -> Result<(Self, Self)> {
+    fn pair() -> Result<(Self, Self)> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .on("socketpair", "channel")?;
@@ -138,15 +138,20 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Copies this process (see [`sys::clone3`]): `body` runs in the copy, which ends with the exit status that it gives.
+    /// Copies this process (see [`sys::clone3`]): `body` runs in the copy, which ends with the exit status
+    /// that it gives. Each side has its end of a channel, and no copy of the other's: so each hears when the other dies.
     pub(crate) fn spawn(
         namespaces: u64,
         cgroup: Option<BorrowedFd<'_>>,
-        body: impl FnOnce() -> u8,
-    ) -> Result<Self> {
+        body: impl FnOnce(&Channel) -> u8,
+    ) -> Result<(Self, Channel)> {
+        let (ours, theirs) = Channel::pair()?;
         match sys::clone3(namespaces, cgroup).on("clone3", "a new process")? {
-            Side::Parent { pid, pidfd } => Ok(Self { pid, pidfd }),
-            Side::Child => std::process::exit(i32::from(body())),
+            Side::Parent { pid, pidfd } => Ok((Self { pid, pidfd }, ours)),
+            Side::Child => {
+                drop(ours);
+                std::process::exit(i32::from(body(&theirs)))
+            }
         }
     }
 

@@ -24,29 +24,31 @@ pub fn needed() -> bool {
 ///
 /// That of `act`, or of making the namespace.
 pub fn as_root(act: impl FnOnce() -> Result<()>) -> Result<()> {
+    as_root_for_status(|| act().map(|()| 0)).map(drop)
+}
+
+/// As [`as_root`], for a command that has an exit status.
+///
+/// # Errors
+///
+/// As [`as_root`].
+pub fn as_root_for_status(act: impl FnOnce() -> Result<u8>) -> Result<u8> {
     if !needed() {
         return act();
     }
-    let (ours, theirs) = Channel::pair()?;
-    let child = Process::spawn(0, None, || {
-        let done = enter(&theirs).and_then(|()| act());
-        if let Err(failure) = &done {
-            theirs.send_failure(failure);
-        }
-        u8::from(done.is_err())
+    let (child, channel) = Process::spawn(0, None, |channel| {
+        let done = enter(channel).and_then(|()| act());
+        done.unwrap_or_else(|failure| {
+            channel.send_failure(&failure);
+            failure.exit_status()
+        })
     })?;
-    drop(theirs);
-    let mapped = map_child(&ours, &child);
-    let failed = match ours.receive() {
-        Ok(Some((Message::Failed { message, .. }, _))) => Err(Error::State(message)),
-        _ => Ok(()),
-    };
+    let told = map_child(&channel, &child).and_then(|()| channel.receive());
+    drop(channel);
     let status = child.wait().on("wait for", "the child in a user namespace")?;
-    mapped.and(failed)?;
-    if status == 0 {
-        Ok(())
-    } else {
-        Err(Error::State(format!("the child in a user namespace ended with {status}")))
+    match told? {
+        Some((Message::Failed { status, message }, _)) => Err(Error::Command { status, message }),
+        _ => Ok(status),
     }
 }
 
@@ -125,7 +127,7 @@ fn run_helper(helper: &'static str, pid: i32, own: u32, (first, count): (u32, u3
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::State(format!("{helper}: {}; check /etc/subuid and /etc/subgid", said.trim())))
+    Err(Error::State(format!("{}; check /etc/subuid and /etc/subgid", said.trim())))
 }
 
 fn installed(helper: &str) -> bool {

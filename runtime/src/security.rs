@@ -1,9 +1,10 @@
 //! Capabilities and the other privileges of a container's processes (capabilities(7)).
 
+use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{On, Result};
+use crate::error::{Error, On, Result};
 
 /// The names by number, from `include/uapi/linux/capability.h`.
 const NAMES: [&str; 41] = [
@@ -151,7 +152,7 @@ pub(crate) fn become_user(who: &Identity, set: Capabilities, groups_allowed: boo
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             // A capability that this kernel does not know cannot be had either.
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Ok(()) | Err(Errno::INVAL) => {}
             Err(errno) => return Err(errno).on("drop a capability", NAMES[number]),
         }
     }
@@ -161,13 +162,23 @@ pub(crate) fn become_user(who: &Identity, set: Capabilities, groups_allowed: boo
         rustix::thread::set_thread_groups(&groups).on("setgroups", format!("{:?}", who.groups))?;
     }
     let (uid, gid) = (rustix::process::Uid::from_raw(who.uid), rustix::process::Gid::from_raw(who.gid));
-    rustix::thread::set_thread_res_gid(gid, gid, gid).on("setresgid", who.gid.to_string())?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).on("setresuid", who.uid.to_string())?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(|errno| not_mapped("group", who.gid, errno))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(|errno| not_mapped("user", who.uid, errno))?;
     rustix::thread::set_keep_capabilities(false).on("prctl", "PR_SET_KEEPCAPS")?;
     rustix::thread::clear_ambient_capability_set().on("prctl", "PR_CAP_AMBIENT")?;
     let kept = CapabilitySet::from_bits_retain(if who.uid == 0 { set.0 } else { 0 });
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).on("capset", "this process")
+}
+
+/// EINVAL means that the identifier is not in the user namespace's map (setresuid(2)).
+fn not_mapped(kind: &str, id: u32, errno: Errno) -> Error {
+    Error::State(match errno {
+        Errno::INVAL => {
+            format!("{kind} {id} has no identifier here; /etc/subuid and /etc/subgid give out more of them")
+        }
+        _ => format!("become {kind} {id}: {errno}"),
+    })
 }
 
 #[cfg(test)]

@@ -194,12 +194,12 @@ impl Cgroup {
     /// there, unless a limit needs it.
     pub(crate) fn create(id: &str, limits: &Limits) -> Result<Self> {
         let mut group = Self::locate(id)?;
-        let mut refused = None;
+        let mut refused = Vec::new();
         let mut made = Vec::new();
         for place in std::mem::take(&mut group.places) {
             match place.make(limits) {
                 Ok(()) => made.push(place),
-                Err(error) if may_do_without(&error) => refused = Some((place.directory, error)),
+                Err(error) if may_do_without(&error) => refused.push((place, error)),
                 Err(error) => {
                     group.places = made;
                     group.remove_quietly();
@@ -215,10 +215,11 @@ impl Cgroup {
         Ok(group)
     }
 
-    fn limit(&self, limits: &Limits, refused: Option<(PathBuf, io::Error)>) -> Result<()> {
+    fn limit(&self, limits: &Limits, mut refused: Vec<(Place, io::Error)>) -> Result<()> {
         for controller in limits.controllers() {
             let Some(place) = self.places.iter().find(|place| place.has(controller)) else {
-                return Err(unavailable(controller, refused));
+                refused.retain(|(place, _)| place.has(controller));
+                return Err(unavailable(controller, refused.pop()));
             };
             let settings = match place.hierarchy.kind {
                 Kind::V1(_) => v1::settings(limits),
@@ -317,7 +318,7 @@ fn may_do_without(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS))
 }
 
-fn unavailable(controller: &str, refused: Option<(PathBuf, io::Error)>) -> Error {
+fn unavailable(controller: &str, refused: Option<(Place, io::Error)>) -> Error {
     let option = match controller {
         "memory" => "--memory",
         "cpu" => "--cpus",
@@ -325,10 +326,10 @@ fn unavailable(controller: &str, refused: Option<(PathBuf, io::Error)>) -> Error
         _ => "--pids-limit",
     };
     match refused {
-        Some((directory, error)) => Error::State(format!(
+        Some((place, error)) => Error::State(format!(
             "{option} needs the {controller} cgroup controller, but {} cannot be made: {error}; \
              run as root, or have a writable cgroup delegated to you",
-            directory.display()
+            place.directory.display()
         )),
         None => Error::State(format!(
             "{option} needs the {controller} cgroup controller, which no hierarchy mounted here offers \

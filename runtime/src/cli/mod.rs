@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use uctr::Paths;
 use uctr::error::ENGINE_FAILED;
+use uctr::rootless;
 
 /// Runs containers from images, on a union filesystem of its own.
 #[derive(Debug, Parser)]
@@ -52,6 +53,10 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<u8> {
     };
     let context = Context { paths };
     match cli.command {
+        // What is unpacked belongs to the user's own identifiers, which only a user namespace can give.
+        Command::Image(command) if rootless::needed() => Ok(rootless::as_root_for_status(|| {
+            image::run(command, &context).map_err(|error| uctr::Error::State(format!("{error:#}")))
+        })?),
         Command::Image(command) => image::run(command, &context),
         Command::Container(command) => container::run(command, &context),
         Command::Volume(args) => volume::run(args, &context),

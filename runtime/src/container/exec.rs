@@ -42,14 +42,12 @@ pub fn exec(container: &Container, request: &ExecRequest, host: &Host) -> Result
         join(&init, ThreadNameSpaceType::USER, name)?;
     }
     join(&init, ThreadNameSpaceType::PROCESS_ID, name)?;
-    let (ours, theirs) = Channel::pair()?;
     let others = others(container.config.spec.network);
-    let child = Process::spawn(0, birthplace.as_ref().map(AsFd::as_fd), || {
-        let Err(failure) = become_command(&init, others, &process, stdio, &theirs);
-        theirs.send_failure(&failure);
+    let (child, ours) = Process::spawn(0, birthplace.as_ref().map(AsFd::as_fd), |channel| {
+        let Err(failure) = become_command(&init, others, &process, stdio, channel);
+        channel.send_failure(&failure);
         failure.exit_status()
     })?;
-    drop(theirs);
     let mut relay = Relay::new(Log::open(None)?);
     match cgroup.admit(child.pid()).and_then(|()| ours.release()) {
         Ok(master) => connect(pipes, master, &process, client, &mut relay)?,

@@ -42,9 +42,9 @@ pub enum Attend {
 pub fn start(container: &Container, attend: Attend) -> Result<Outcome> {
     let lock = container.lock("start")?;
     let signals = Signals::collect()?;
-    let (ours, theirs) = Channel::pair()?;
     let detach = attend == Attend::Detached;
-    let monitor = Process::spawn(0, None, || Monitor::main(container, attend, theirs, &lock))?;
+    let (monitor, ours) =
+        Process::spawn(0, None, |channel| Monitor::main(container, attend, channel, &lock))?;
     drop(lock);
     if rootless::needed() {
         rootless::map_child(&ours, &monitor)?;
@@ -61,7 +61,7 @@ pub fn start(container: &Container, attend: Attend) -> Result<Outcome> {
 #[derive(Debug)]
 struct Monitor<'a> {
     container: &'a Container,
-    channel: Channel,
+    channel: &'a Channel,
     state: State,
 }
 
@@ -73,7 +73,7 @@ struct Ended {
 }
 
 impl<'a> Monitor<'a> {
-    fn main(container: &'a Container, attend: Attend, channel: Channel, lock: &Lock) -> u8 {
+    fn main(container: &'a Container, attend: Attend, channel: &'a Channel, lock: &Lock) -> u8 {
         let mut monitor = Self { container, channel, state: State::default() };
         let ended = monitor.prepare(attend, lock).and_then(|client| monitor.live(client));
         let event = match monitor.finish(ended) {
@@ -90,7 +90,7 @@ impl<'a> Monitor<'a> {
     fn prepare(&mut self, attend: Attend, lock: &Lock) -> Result<Client> {
         sys::close_inherited(&[lock.file().as_fd(), self.channel.as_fd()])?;
         if rootless::needed() {
-            rootless::enter(&self.channel)?;
+            rootless::enter(self.channel)?;
         }
         rustix::process::setsid().on("setsid", "the monitor")?;
         rustix::process::chdir("/").on("chdir", "/")?;
@@ -146,10 +146,10 @@ impl<'a> Monitor<'a> {
             own_nodes: rootless::in_initial_namespace(),
             groups_allowed: rootless::groups_allowed(),
         };
-        let (ours, theirs) = Channel::pair()?;
         let birthplace = cgroup.birthplace()?;
         let cgroup_fd = birthplace.as_ref().map(AsFd::as_fd);
-        let child = Process::spawn(namespaces::at_birth(spec), cgroup_fd, move || init::run(plan, &theirs))?;
+        let (child, ours) =
+            Process::spawn(namespaces::at_birth(spec), cgroup_fd, move |channel| init::run(plan, channel))?;
         let begun = cgroup.admit(child.pid()).and_then(|()| ours.release()).and_then(|master| {
             match (pipes, master) {
                 (Some(pipes), _) => pipes.connect(client, &mut relay),
