@@ -103,6 +103,14 @@ pub(crate) struct Note {
     pub(crate) metacopies: bool,
 }
 
+/// The name that a whiteout of this name hides; `None` for what is no whiteout by its name.
+pub(crate) fn hidden_by(name: &[u8]) -> Option<&[u8]> {
+    match meaning(name) {
+        Means::Whiteout(hidden) => Some(hidden),
+        _ => None,
+    }
+}
+
 /// What marks a directory of one layer carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DirMarks {

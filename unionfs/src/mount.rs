@@ -43,6 +43,7 @@ impl<C: Core> Server<C> {
     /// If threads cannot be started, or `/dev/fuse` fails; the filesystem is unmounted then too.
     pub fn run(self) -> Result<(), MountError> {
         let Self { service, reading, stats, guard, session, channel, .. } = self;
+        fuse::control::watch(Arc::clone(service.core()), session.notifier());
         let outcome = fuse::run(&service, &channel, reading, &stats, &|| {
             if let Err(error) = guard.0.release(MntFlags::MNT_FORCE | MntFlags::MNT_DETACH) {
                 error!(%error, "the connection could not be aborted");

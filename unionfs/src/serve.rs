@@ -5,12 +5,14 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use unionfs::live::Live;
 use unionfs::mount::{Access, MountFlags, MountOptions, Unmounter};
+use unionfs::union::Udba;
 use unionfs::{BranchSpec, Options, Union};
 
 use crate::cli::{MountArgs, MountChoice};
@@ -61,6 +63,7 @@ fn serve(args: &MountArgs) -> anyhow::Result<()> {
         copyup: choice.copyup,
         min_free: choice.min_free,
         move_on_enospc: choice.move_on_enospc,
+        udba: choice.udba,
     };
     let union = Union::new(specs, options)?;
     let mount = mount_options(&choice, &union, mountpoint);
@@ -102,7 +105,8 @@ fn mount_options(choice: &MountChoice, union: &Union, mountpoint: &OsStr) -> Mou
         .acl(!choice.no_acl)
         .xattrs(!choice.no_xattrs)
         .durable(!choice.volatile)
-        .timeout(choice.timeout);
+        .outside_changes(choice.udba != Udba::None)
+        .timeout(if choice.udba == Udba::Reval { Some(Duration::ZERO) } else { choice.timeout });
     match choice.threads {
         Some(threads) => options.threads(threads),
         None => options,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use unionfs::Format;
 use unionfs::mount::MountFlags;
 use unionfs::policy::{CopyupPolicy, CreatePolicy, UnknownPolicy};
+use unionfs::union::Udba;
 
 /// Everything that `-o` can say.
 #[derive(Debug, Default)]
@@ -30,6 +31,7 @@ pub(crate) struct MountChoice {
     pub(crate) copyup: CopyupPolicy,
     pub(crate) min_free: u64,
     pub(crate) move_on_enospc: bool,
+    pub(crate) udba: Udba,
 }
 
 /// A word of `-o` that cannot be followed.
@@ -141,6 +143,10 @@ impl MountChoice {
             "create" | "create_policy" => self.create = text.parse()?,
             "cpup" | "copyup" | "copyup_policy" => self.copyup = text.parse()?,
             "moveonenospc" => self.move_on_enospc = text != "false",
+            "udba" => match text.parse() {
+                Ok(udba) => self.udba = udba,
+                Err(want) => return refuse("udba", want),
+            },
             "minfreespace" => match parse_size(&text) {
                 Some(size) => self.min_free = size,
                 None => return refuse("minfreespace", "write a number of bytes, or one with K, M, G or T"),

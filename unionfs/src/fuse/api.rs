@@ -6,10 +6,12 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 
+use rustix::fs::inotify::ReadFlags;
+
 use crate::error::Result;
 use crate::live::{Known, Live};
 use crate::types::{Attr, DirEntry, Entry, FileKind, Ino, Name, NewNode, RenameFlags, Seek, SetAttr, StatFs};
-use crate::union::{InUse, Union};
+use crate::union::{InUse, Outside, Union};
 
 /// Declares the trait and hands each method to the inherent one of [`Union`].
 macro_rules! core_api {
@@ -22,6 +24,16 @@ macro_rules! core_api {
             /// Carries a command of the control attributes out; a failure is told in one line.
             fn command(&self, _words: &[&str], _in_use: &InUse) -> std::result::Result<(), String> {
                 Err("this union takes no commands".to_owned())
+            }
+
+            /// Where to wait for changes behind the union's back.
+            fn watch_fd(&self) -> Option<OwnedFd> {
+                None
+            }
+
+            /// Takes note of such a change.
+            fn outside(&self, _watch: i32, _events: ReadFlags, _name: Option<&[u8]>) -> Option<Outside> {
+                None
             }
 
             /// What the kernel may have in its caches.
@@ -39,6 +51,14 @@ macro_rules! core_api {
 
             fn command(&self, words: &[&str], in_use: &InUse) -> std::result::Result<(), String> {
                 Live::command(self, words, in_use)
+            }
+
+            fn watch_fd(&self) -> Option<OwnedFd> {
+                self.0.read().watch_fd()
+            }
+
+            fn outside(&self, watch: i32, events: ReadFlags, name: Option<&[u8]>) -> Option<Outside> {
+                self.0.read().outside(watch, events, name)
             }
 
             fn known(&self) -> Vec<Known> {

@@ -15,6 +15,7 @@ use super::api::Core;
 use super::negotiate::Features;
 use super::stats::Stats;
 use crate::error::{Errno, Error, Result};
+use crate::union::{Outside, read_events};
 use crate::users::{self, Device};
 
 /// The names of all control attributes begin with this.
@@ -150,6 +151,27 @@ impl Control {
             }
         }
     }
+}
+
+/// Tells the kernel of changes behind the union's back, as long as the process lives, if they are looked for.
+pub(crate) fn watch<C: Core>(core: std::sync::Arc<C>, notifier: Notifier) {
+    let Some(fd) = core.watch_fd().map(std::sync::Arc::new) else { return };
+    let tell = move || {
+        let ended = read_events(&fd, |watch, events, name| match core.outside(watch, events, name) {
+            Some(Outside::Name { dir, name }) => {
+                let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&name);
+                notifier.inval_entry(INodeNo(dir.get()), name).unwrap_or_default();
+                notifier.inval_inode(INodeNo(dir.get()), 0, 0).unwrap_or_default();
+            }
+            // Attributes only: the kernel drops the pages itself when it finds that the time has changed.
+            Some(Outside::Object(node)) => {
+                notifier.inval_inode(INodeNo(node.get()), -1, 0).unwrap_or_default();
+            }
+            None => {}
+        });
+        warn!(?ended, "changes behind the union's back are no longer seen");
+    };
+    std::thread::spawn(tell);
 }
 
 /// The refusal, with who it is that uses the branch.

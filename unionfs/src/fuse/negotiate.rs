@@ -21,6 +21,8 @@ pub(crate) struct Wish {
     pub(crate) writeback: bool,
     /// Access control lists (acl(5)).
     pub(crate) acl: bool,
+    /// Branches change behind the union's back: content that has another time is other content.
+    pub(crate) outside: bool,
     /// The kernel reads and writes files of branches itself.
     pub(crate) passthrough: bool,
 }
@@ -78,8 +80,8 @@ const TABLE: &[Row] = &[
     (InitFlags::FUSE_CACHE_SYMLINKS, "CACHE_SYMLINKS", ALWAYS, "a link is read once"),
     (InitFlags::FUSE_NO_OPEN_SUPPORT, "NO_OPEN_SUPPORT", ALWAYS, "open and close without a message"),
     (InitFlags::FUSE_NO_OPENDIR_SUPPORT, "NO_OPENDIR_SUPPORT", ALWAYS, "opendir and closedir without a message"),
-    (InitFlags::FUSE_EXPLICIT_INVAL_DATA, "EXPLICIT_INVAL_DATA", ALWAYS, "cached data stays until we say otherwise"),
-    (InitFlags::FUSE_AUTO_INVAL_DATA, "AUTO_INVAL_DATA", NEVER, "would ask for attributes at each listing and read"),
+    (InitFlags::FUSE_EXPLICIT_INVAL_DATA, "EXPLICIT_INVAL_DATA", |wish| !wish.outside, "cached data stays until we say otherwise"),
+    (InitFlags::FUSE_AUTO_INVAL_DATA, "AUTO_INVAL_DATA", |wish| wish.outside, "for branches that change behind the union: asks for attributes at each listing and read"),
     (InitFlags::FUSE_HANDLE_KILLPRIV_V2, "HANDLE_KILLPRIV_V2", ALWAYS, "no question for security.capability at each write"),
     (InitFlags::FUSE_SETXATTR_EXT, "SETXATTR_EXT", ALWAYS, "setting an ACL clears set-group-ID where it must"),
     (InitFlags::FUSE_POSIX_ACL, "POSIX_ACL", |wish| wish.acl, "access control lists"),

@@ -69,6 +69,11 @@ impl<C: Core> Service<C> {
         Self { core, policy, opens, control: None }
     }
 
+    /// What is served.
+    pub(crate) const fn core(&self) -> &Arc<C> {
+        &self.core
+    }
+
     /// Answers the control attributes of the root by `control`.
     pub(crate) fn controlled(self, control: Control) -> Self {
         Self { control: Some(control), ..self }

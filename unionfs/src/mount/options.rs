@@ -76,6 +76,7 @@ pub struct MountOptions {
     pub(super) flags: MountFlags,
     pub(super) default_permissions: bool,
     writeback: bool,
+    outside: bool,
     acl: bool,
     xattrs: bool,
     durable: bool,
@@ -97,6 +98,7 @@ impl MountOptions {
             flags: MountFlags::default(),
             default_permissions: true,
             writeback: false,
+            outside: false,
             acl: true,
             xattrs: true,
             durable: true,
@@ -168,6 +170,12 @@ impl MountOptions {
         self
     }
 
+    /// Whether branches change behind the union's back: content whose time has changed is read anew.
+    pub const fn outside_changes(mut self, outside: bool) -> Self {
+        self.outside = outside;
+        self
+    }
+
     /// How many threads serve at most.
     pub const fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
@@ -213,7 +221,7 @@ impl MountOptions {
     /// What is worth asking the kernel for. Passing through excludes the writeback cache.
     fn wish(&self) -> Wish {
         let passthrough = self.io == IoMode::Passthrough && !self.writeback && attach::may_pass_through();
-        Wish { writeback: self.writeback, acl: self.acl, passthrough }
+        Wish { writeback: self.writeback, acl: self.acl, outside: self.outside, passthrough }
     }
 
     /// The mount point with no symbolic link left in it, which must be a directory (`rootmode` in mount.fuse(8)).

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags, openat};
 
 use super::groups::Groups;
 use super::placement::Placement;
+use super::udba::Watches;
 use super::{NewError, Union, index, open_works, path_on};
 use crate::branch::{Branch, BranchSpec, Perm};
 use crate::dir::{DirBody, Listing, Listings};
@@ -191,6 +192,8 @@ impl Union {
         self.files.clear();
         self.listings = Listings::new();
         self.placement = Placement::new(count);
+        // Directories are watched again as they are looked into.
+        self.watches.iter().for_each(Watches::clear);
         let mut nodes = self.inodes.all();
         nodes.sort_by_cached_key(depth);
         let mut orphans = Vec::new();

@@ -18,6 +18,7 @@ mod read;
 mod remove;
 mod rename;
 mod resolve;
+mod udba;
 mod xattr;
 
 use std::os::fd::OwnedFd;
@@ -42,6 +43,8 @@ use data::OpenFile;
 use groups::Groups;
 pub use live::{InUse, LiveError};
 use placement::Placement;
+use udba::Watches;
+pub use udba::{Outside, Udba, read_events};
 pub use xattr::BRANCHES;
 
 /// Directory descriptors kept open.
@@ -66,6 +69,8 @@ pub struct Options {
     pub copyup: CopyupPolicy,
     /// Bytes that a branch should keep free: new objects go elsewhere before that.
     pub min_free: u64,
+    /// Whether changes of branches that go past the union are looked for.
+    pub udba: Udba,
     /// A file that finds its branch full moves to another one with room (mergerfs's `moveonenospc`).
     pub move_on_enospc: bool,
 }
@@ -85,6 +90,9 @@ pub enum NewError {
     )]
     #[allow(missing_docs)]
     Overlap { inner: PathBuf, outer: PathBuf },
+    /// inotify is not to be had.
+    #[error("udba=notify: inotify_init1: {0} (see fs.inotify.max_user_instances, or use udba=reval)")]
+    Watch(Errno),
     /// One of them cannot be used.
     #[error(transparent)]
     Branch(#[from] BranchError),
@@ -104,6 +112,7 @@ pub struct Union {
     files: FdCache<Ino, Arc<OpenFile>>,
     listings: Listings,
     placement: Placement,
+    watches: Option<Watches>,
     hash: HashKey,
     /// Held for reading while a path is put together, for writing while a directory is renamed.
     topology: RwLock<()>,
@@ -137,6 +146,8 @@ impl Union {
         }
         let works = open_works(&branches, &options)?;
         let groups = Groups::load(&works);
+        let watches =
+            (options.udba == Udba::Notify).then(Watches::new).transpose().map_err(NewError::Watch)?;
         let all = (0..count).map(index).collect();
         let root = DirBody { candidates: all, ..DirBody::default() };
         let root = Node::new(Ino::ROOT, FileKind::Directory, Link::default(), Body::Dir(Box::new(root)));
@@ -152,6 +163,7 @@ impl Union {
             files: FdCache::new(FILE_FDS),
             listings: Listings::new(),
             placement: Placement::new(count),
+            watches,
             hash: HashKey(random_key()),
             topology: RwLock::new(()),
             crossing: Mutex::new(()),

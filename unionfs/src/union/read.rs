@@ -8,6 +8,7 @@ use rustix::fs::{Stat, fstatvfs};
 
 use super::Union;
 use super::groups::Group;
+use super::udba::Udba;
 use crate::devices::alternative;
 use crate::dir::{DirBody, Found};
 use crate::error::{At, Errno, Error, Result};
@@ -131,6 +132,9 @@ impl Union {
             }
             let ino = alternative(seen.ino, seen.stat.st_ino ^ name_salt(dir, name, found.kind));
             node = self.inodes.intern(ino, || make(ino));
+        }
+        if found.kind == FileKind::Directory {
+            self.refresh_dir(&node, found);
         }
         let links = self.links(&node.body.read(), &seen.stat, seen.group);
         Some(Entry { node: node.ino, attr: attr_of(node.ino, &seen.stat, links) })
@@ -259,11 +263,11 @@ impl Union {
         sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
         let dir = self.dir_node(dir)?;
-        let mut after = after;
+        let (fresh, mut after) = (after == 0, after);
         if after < 2 && !self.read_dots(&dir, &mut after, sink)? {
             return Ok(());
         }
-        let body = self.listed_body(&dir)?;
+        let body = self.listed_body(&dir, fresh)?;
         let Some(listing) = &body.dir()?.listing else { return Ok(()) };
         for (next, slot) in listing.after(after) {
             let ino = if inos {
@@ -301,13 +305,18 @@ impl Union {
     }
 
     /// The directory's state for reading, its listing made.
-    fn listed_body<'a>(&self, dir: &'a Node) -> Result<parking_lot::RwLockReadGuard<'a, Body>> {
+    fn listed_body<'a>(&self, dir: &'a Node, fresh: bool) -> Result<parking_lot::RwLockReadGuard<'a, Body>> {
         let body = self.read_body(dir)?;
-        if body.dir()?.listing.is_some() {
+        // Where the branches may change, a listing is made anew each time it is begun.
+        let again = fresh && self.options.udba == Udba::Reval;
+        if body.dir()?.listing.is_some() && !again {
             return Ok(body);
         }
         drop(body);
         let mut body = self.write_body(dir)?;
+        if again && !body.dir()?.is_dead() {
+            body.dir_mut()?.listing = None;
+        }
         self.list(dir, body.dir_mut()?)?;
         Ok(parking_lot::RwLockWriteGuard::downgrade(body))
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::{AtFlags, FileType, statat};
 
+use super::udba::Udba;
 use super::{Union, path_below};
 use crate::branch::is_overlay_whiteout;
 use crate::dir::{DirBody, Found, Listing, Says};
@@ -87,6 +88,11 @@ impl Union {
             }
             if marks.opaque {
                 break;
+            }
+        }
+        if self.options.udba == Udba::Notify {
+            for &branch in &layers {
+                self.watch(dir, branch, &*self.dirfd(dir, branch)?);
             }
         }
         state.layers = Some(layers);
@@ -184,9 +190,16 @@ impl Union {
 
     /// What the merged directory says of a name; `None` if no layer knows it.
     pub(super) fn find(&self, dir: &Node, state: &DirBody, name: Name<'_>) -> Result<Option<Found>> {
-        if let Some(listing) = &state.listing {
-            return Ok(listing.get(self.hash, name.as_bytes()).cloned());
+        match &state.listing {
+            Some(listing) if self.options.udba != Udba::Reval => {
+                Ok(listing.get(self.hash, name.as_bytes()).cloned())
+            }
+            _ => self.probe(dir, state, name),
         }
+    }
+
+    /// As [`Self::find`], asking every layer anew.
+    pub(super) fn probe(&self, dir: &Node, state: &DirBody, name: Name<'_>) -> Result<Option<Found>> {
         let mut found: Option<Found> = None;
         for &branch in state.layers.as_deref().unwrap_or_default() {
             let fd = self.dirfd(dir, branch)?;
@@ -208,7 +221,8 @@ impl Union {
     pub(super) fn find_or_list(&self, dir: &Node, name: Name<'_>) -> Result<Option<Found>> {
         let body = self.read_body(dir)?;
         let state = body.dir()?;
-        if state.listing.is_some() || state.probes.fetch_add(1, Ordering::Relaxed) < PROBES {
+        let probes = self.options.udba == Udba::Reval || state.listing.is_some();
+        if probes || state.probes.fetch_add(1, Ordering::Relaxed) < PROBES {
             return self.find(dir, state, name);
         }
         drop(body);
