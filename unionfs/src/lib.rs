@@ -22,6 +22,7 @@ pub mod mount;
 mod place;
 pub mod policy;
 mod sys;
+pub mod tools;
 pub mod types;
 pub mod union;
 pub mod users;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod control;
+mod offline;
 mod serve;
 mod unmount;
 
@@ -42,6 +43,9 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Mount(args) => serve::mount(&args),
         Command::Umount(args) => unmount::unmount(&args.mountpoint, args.lazy),
+        Command::Diff(args) => offline::print_diff(&args),
+        Command::Export(args) => offline::write_export(&args),
+        Command::Where(args) => offline::print_where(&args),
         Command::Branches { mountpoint } => control::branches(&mountpoint),
         Command::Add { mountpoint, place, branch } => control::command(
             &mountpoint,

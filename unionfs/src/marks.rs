@@ -9,8 +9,10 @@
 //! The overlay xattrs are `trusted.` or, in a user namespace, `user.`. A directory and a whiteout of its own name in
 //! one layer make the directory opaque (OCI image spec, layer.md: a whiteout hides only what lies below its layer).
 
+use std::fmt;
 use std::hash::Hasher;
 use std::os::fd::{AsFd, OwnedFd};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
@@ -42,6 +44,27 @@ pub enum Format {
     Aufs,
     /// Kernel overlay's: the same upper directory can be mounted by the kernel.
     Overlay,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Aufs => "aufs",
+            Self::Overlay => "overlay",
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "aufs" => Ok(Self::Aufs),
+            "overlay" => Ok(Self::Overlay),
+            _ => Err("write aufs or overlay"),
+        }
+    }
 }
 
 /// What the whiteout of a name is called: `.wh.NAME`, or, where that would be too long for a name, `.wh..wh.long.`

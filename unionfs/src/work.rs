@@ -13,13 +13,13 @@ use rustix::fs::{
 
 use crate::branch::{Branch, BranchError, DIR_FLAGS};
 use crate::error::Errno;
-use crate::marks::WORK;
+use crate::marks::{Format, WORK};
 use crate::place::{Place, ShortName};
 
 /// Where temporaries are made.
 const TEMP: &str = "work";
 /// Where hard-linked files that were copied up are found by the identity of their origin.
-const LINKS: &str = "links";
+pub(crate) const LINKS: &str = "links";
 
 /// The prefix of our own extended attributes that the branch can store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,15 @@ impl Drop for Work {
             keeping_times(branch, || unlinkat(branch, WORK, AtFlags::REMOVEDIR)).unwrap_or_default();
         }
     }
+}
+
+/// The index of hard links in a work directory that is not to be changed, if there is one.
+pub(crate) fn find_links(branch: &Branch, path: Option<&Path>) -> Option<Arc<OwnedFd>> {
+    let dir = match path {
+        Some(path) => openat(CWD, path, DIR_FLAGS.difference(OFlags::NOFOLLOW), Mode::empty()),
+        None => openat(branch.root(), WORK, DIR_FLAGS, Mode::empty()),
+    };
+    openat(dir.ok()?, LINKS, DIR_FLAGS, Mode::empty()).ok().map(Arc::new)
 }
 
 /// A name in the work directory; what is made under it vanishes unless it is moved away.
@@ -235,6 +244,14 @@ pub(crate) fn keeping_times<T>(dir: &OwnedFd, act: impl FnOnce() -> Result<T, Er
     // Times that cannot be put back are no reason to fail what was done.
     futimens(dir, &times_of(&before)).unwrap_or_default();
     Ok(done)
+}
+
+/// Where the work directory of a branch is unless another was named.
+pub(crate) fn default_workdir(branch: &Path, format: Format) -> PathBuf {
+    match format {
+        Format::Aufs => branch.join(OsBytes(WORK).as_path()),
+        Format::Overlay => beside(branch),
+    }
 }
 
 /// The path a branch's work directory gets when none is named and it must not lie inside.

@@ -1,6 +1,7 @@
 //! What was typed: nothing is opened here.
 
 mod options;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,6 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use options::{MountChoice, shown_source};
+use tools::{DIFF, EXPORT, WHERE};
+pub(crate) use tools::{DiffArgs, ExportArgs, WhereArgs};
 
 /// Unites directories over FUSE.
 #[derive(Debug, Parser)]
@@ -70,6 +73,15 @@ pub(crate) enum Command {
         /// The mount point, or any directory whose union is asked for
         mountpoint: PathBuf,
     },
+    /// List what a writable branch changes: A added, C changed, D deleted
+    #[command(long_about = DIFF)]
+    Diff(DiffArgs),
+    /// Write what a writable branch changes as an OCI layer
+    #[command(long_about = EXPORT)]
+    Export(ExportArgs),
+    /// Tell which branch holds a path of a mounted union, and what lies beneath
+    #[command(long_about = WHERE)]
+    Where(WhereArgs),
 }
 
 #[derive(Debug, Args)]

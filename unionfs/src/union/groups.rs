@@ -4,6 +4,10 @@
 //! origin, a hard link to the copy, and a symbolic link `ID.n` whose target is the number of links of the group in
 //! the merged view, once that differs from what the lower inode says.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use rustix::fs::{AtFlags, readlinkat, symlinkat, unlinkat};
 
 use dashmap::DashMap;
@@ -39,23 +43,23 @@ fn count_name(ino: Ino) -> ShortName {
 }
 
 impl Groups {
-    /// Reads the records of all work directories; what cannot be read counts as absent.
-    pub(crate) fn load(works: &[Option<Work>]) -> Self {
+    /// Reads the records of all branches; what cannot be read counts as absent.
+    pub(crate) fn load(indexes: &[Option<Arc<OwnedFd>>]) -> Self {
         let groups = Self::default();
-        for (at, work) in works.iter().enumerate() {
-            let Some(work) = work else { continue };
-            for (name, ..) in read_names(work.links()).unwrap_or_default() {
-                groups.load_one(super::index(at), work, &name);
+        for (at, links) in indexes.iter().enumerate() {
+            let Some(links) = links else { continue };
+            for (name, ..) in read_names(links).unwrap_or_default() {
+                groups.load_one(super::index(at), links, &name);
             }
         }
         groups
     }
 
-    fn load_one(&self, branch: BranchIndex, work: &Work, name: &[u8]) {
+    fn load_one(&self, branch: BranchIndex, links: &OwnedFd, name: &[u8]) {
         let text = String::from_utf8_lossy(name);
         let number = |text: &str| text.parse().ok().and_then(Ino::new);
         if let Some(ino) = text.strip_suffix(".n").and_then(number) {
-            let target = readlinkat(work.links(), name, Vec::new()).unwrap_or_default();
+            let target = readlinkat(links, name, Vec::new()).unwrap_or_default();
             self.known.entry(ino).or_default().nlink =
                 target.to_str().ok().and_then(|text| text.parse().ok());
         } else if let Some(ino) = number(&text) {
@@ -71,6 +75,12 @@ impl Groups {
     /// What is recorded of a group.
     pub(crate) fn get(&self, ino: Ino) -> Option<Group> {
         if self.known.is_empty() { None } else { self.known.get(&ino).map(|group| *group) }
+    }
+
+    /// The groups with a copy: their identity, and the number of links if it is recorded.
+    pub(crate) fn copies(&self) -> BTreeMap<Ino, Option<u32>> {
+        let copied = self.known.iter().filter(|group| group.copied.is_some());
+        copied.map(|group| (*group.key(), group.nlink)).collect()
     }
 
     /// The copy now lies on this branch.

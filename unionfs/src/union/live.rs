@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use super::groups::Groups;
 use super::placement::Placement;
 use super::udba::Watches;
-use super::{NewError, Union, index, open_works, path_on};
+use super::{NewError, Union, index, open_links, open_works, path_on};
 use crate::branch::{Branch, BranchSpec, Perm};
 use crate::dir::{DirBody, Listing, Listings};
 use crate::inode::{Body, Link, Node, Site};
@@ -187,7 +187,8 @@ impl Union {
     /// Looks at every node again, from the root down, with the branches as they are now.
     fn settle(&mut self, in_use: &InUse) {
         let count = self.branches.len();
-        self.groups = Groups::load(&self.works);
+        self.links = open_links(&self.branches, &self.works, &self.options);
+        self.groups = Groups::load(&self.links);
         self.dirs.clear();
         self.files.clear();
         self.listings = Listings::new();

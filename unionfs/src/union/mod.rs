@@ -21,6 +21,7 @@ mod resolve;
 mod udba;
 mod xattr;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,14 +39,17 @@ use crate::marks::Format;
 use crate::place::Place;
 use crate::policy::{CopyupPolicy, CreatePolicy};
 use crate::types::{BranchIndex, FileKind, Ino};
-use crate::work::{Work, beside};
+use crate::work::{Work, beside, find_links};
 use data::OpenFile;
 use groups::Groups;
 pub use live::{InUse, LiveError};
 use placement::Placement;
+pub(crate) use read::decode_device;
+pub(crate) use resolve::absolute;
 use udba::Watches;
 pub use udba::{Outside, Udba, read_events};
-pub use xattr::BRANCHES;
+pub(crate) use xattr::escaped;
+pub use xattr::{BRANCHES, FORMAT, WORKDIR};
 
 /// Directory descriptors kept open.
 const DIR_FDS: usize = 1024;
@@ -104,6 +108,8 @@ pub struct Union {
     branches: Vec<Branch>,
     /// The work directory of each branch that is written.
     works: Vec<Option<Work>>,
+    /// The index of hard links of each branch that is or could be written.
+    links: Vec<Option<Arc<OwnedFd>>>,
     options: Options,
     devices: Devices,
     inodes: Inodes,
@@ -130,7 +136,7 @@ impl Union {
     /// # Errors
     ///
     /// A branch that cannot be opened, or whose work directory cannot be made or is in use.
-    pub fn new(specs: Vec<BranchSpec>, options: Options) -> std::result::Result<Self, NewError> {
+    pub fn new(specs: Vec<BranchSpec>, mut options: Options) -> std::result::Result<Self, NewError> {
         let count = specs.len();
         if count == 0 {
             return Err(NewError::NoBranches);
@@ -145,7 +151,10 @@ impl Union {
             devices.learn(branch.device());
         }
         let works = open_works(&branches, &options)?;
-        let groups = Groups::load(&works);
+        let links = open_links(&branches, &works, &options);
+        let groups = Groups::load(&links);
+        // Told later, when the process may have changed its directory.
+        options.workdir = options.workdir.map(|path| path.canonicalize().unwrap_or(path));
         let watches =
             (options.udba == Udba::Notify).then(Watches::new).transpose().map_err(NewError::Watch)?;
         let all = (0..count).map(index).collect();
@@ -155,6 +164,7 @@ impl Union {
         Ok(Self {
             branches,
             works,
+            links,
             options,
             devices,
             inodes: Inodes::new(root),
@@ -184,6 +194,19 @@ impl Union {
     /// How many nodes the kernel is known to know.
     pub fn node_count(&self) -> usize {
         self.inodes.len()
+    }
+
+    /// Hard-linked files of which a name was copied up: their identity, and the number of links if it is recorded.
+    pub(crate) fn copied_groups(&self) -> BTreeMap<Ino, Option<u32>> {
+        self.groups.copies()
+    }
+
+    /// The inode behind a node that is no directory: its branch, and its number there.
+    pub(crate) fn inode_of(&self, node: Ino) -> Result<Option<(BranchIndex, u64)>> {
+        match &*self.node(node)?.body.read() {
+            Body::File(file) => Ok(Some((file.branch, file.real))),
+            Body::Dir(_) => Ok(None),
+        }
     }
 
     fn branch(&self, at: BranchIndex) -> &Branch {
@@ -241,8 +264,9 @@ impl Union {
         match &file.site {
             Site::Pinned(fd) => Ok(Place::Fd(Arc::clone(fd))),
             Site::Indexed => {
-                let work = self.work(file.branch).ok_or(Error::rule("index", Errno::STALE))?;
-                Ok(Place::Name(Arc::clone(work.links()), groups::link_name(node.ino)))
+                let links = self.links[file.branch.index()].as_ref();
+                let links = links.ok_or(Error::rule("index", Errno::STALE))?;
+                Ok(Place::Name(Arc::clone(links), groups::link_name(node.ino)))
             }
             Site::Linked => {
                 let (parent, name) = {
@@ -358,23 +382,34 @@ fn refuse_overlaps(branches: &[Branch]) -> std::result::Result<(), NewError> {
     Ok(())
 }
 
+/// Where the work directory of a writable branch is; `None` for inside the branch.
+fn workdir_of(branches: &[Branch], at: usize, options: &Options) -> Option<PathBuf> {
+    let first = branches.iter().position(Branch::writable) == Some(at);
+    match options.format {
+        _ if first && options.workdir.is_some() => options.workdir.clone(),
+        Format::Aufs => None,
+        Format::Overlay => Some(beside(&branches[at].spec().path)),
+    }
+}
+
 fn open_works(branches: &[Branch], options: &Options) -> std::result::Result<Vec<Option<Work>>, BranchError> {
-    let mut first = true;
     let mut works = Vec::with_capacity(branches.len());
-    for branch in branches {
-        if !branch.writable() || options.read_only {
-            works.push(None);
-            continue;
-        }
-        let path = match (options.format, first) {
-            (_, true) if options.workdir.is_some() => options.workdir.clone(),
-            (Format::Aufs, _) => None,
-            (Format::Overlay, _) => Some(beside(&branch.spec().path)),
-        };
-        first = false;
-        works.push(Some(Work::open(branch, path.as_deref())?));
+    for (at, branch) in branches.iter().enumerate() {
+        let written = branch.writable() && !options.read_only;
+        let path = workdir_of(branches, at, options);
+        works.push(written.then(|| Work::open(branch, path.as_deref())).transpose()?);
     }
     Ok(works)
+}
+
+/// Opens the index of hard links of each writable branch, also where nothing is to be written now.
+fn open_links(branches: &[Branch], works: &[Option<Work>], options: &Options) -> Vec<Option<Arc<OwnedFd>>> {
+    let open = |(at, branch): (usize, &Branch)| match &works[at] {
+        Some(work) => Some(Arc::clone(work.links())),
+        None if branch.writable() => find_links(branch, workdir_of(branches, at, options).as_deref()),
+        None => None,
+    };
+    branches.iter().enumerate().map(open).collect()
 }
 
 /// A key that nobody can guess, from the standard library's random hash state.

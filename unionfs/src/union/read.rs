@@ -104,8 +104,8 @@ impl Union {
         if branch > seen.branch {
             return Ok(());
         }
-        let Some(work) = self.work(branch) else { return Ok(()) };
-        let place = Place::Name(Arc::clone(work.links()), super::groups::link_name(seen.ino));
+        let Some(links) = &self.links[branch.index()] else { return Ok(()) };
+        let place = Place::Name(Arc::clone(links), super::groups::link_name(seen.ino));
         seen.stat = place.stat().at("statx", branch)?;
         seen.branch = branch;
         seen.indexed = true;
@@ -377,7 +377,7 @@ fn encode_device(device: u64) -> u32 {
 }
 
 /// The device number in the kernel's 32-bit form (`new_decode_dev`).
-pub(super) fn decode_device(encoded: u32) -> u64 {
+pub(crate) fn decode_device(encoded: u32) -> u64 {
     rustix::fs::makedev((encoded & 0xf_ff00) >> 8, encoded & 0xff | (encoded >> 12) & 0xf_ff00)
 }
 

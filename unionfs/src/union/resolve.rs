@@ -124,11 +124,11 @@ impl Union {
 
     /// Which marks count in a branch.
     ///
-    /// All that are known, whatever wrote them; but where this union writes kernel overlay's format, names that
-    /// begin with `.wh.` are the user's.
+    /// All that are known, whatever wrote them; but in a writable branch of kernel overlay's format, names that begin
+    /// with `.wh.` are the user's.
     pub(super) fn reads(&self, branch: BranchIndex) -> Reads {
         let marked = self.branch(branch).perm().whiteouts;
-        let own = self.options.format == Format::Overlay && self.is_writable(branch);
+        let own = self.options.format == Format::Overlay && self.branch(branch).writable();
         Reads { files: marked && !own, overlay: marked }
     }
 
@@ -347,7 +347,7 @@ impl Union {
 }
 
 /// The path from the root that a redirect in a child of `parent` names, without a leading slash.
-pub(super) fn absolute(parent: &[u8], target: &[u8]) -> Vec<u8> {
+pub(crate) fn absolute(parent: &[u8], target: &[u8]) -> Vec<u8> {
     match target.strip_prefix(b"/") {
         Some(path) => path.to_vec(),
         None if parent.is_empty() => target.to_vec(),

@@ -1,12 +1,13 @@
 //! Extended attributes: all of a user's, none of the formats' own.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::fs::XattrFlags;
 
 use super::Union;
 use super::copyup::ALL_DATA;
+use crate::branch::BranchSpec;
 use crate::error::{At, Errno, Error, Result};
 use crate::types::Ino;
 
@@ -33,7 +34,7 @@ fn own_word(prefix: &[u8]) -> &[u8] {
 }
 
 /// The name on disk of a name that a user gives.
-fn escaped(name: &OsStr) -> Vec<u8> {
+pub(crate) fn escaped(name: &OsStr) -> Vec<u8> {
     let name = name.as_bytes();
     match split_private(name) {
         Some((prefix, rest)) => [prefix, own_word(prefix), rest].concat(),
@@ -51,6 +52,10 @@ fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
 
 /// The virtual attribute of the root that tells the branches, one line each, like aufs's `/sys/fs/aufs/si_*/br*`.
 pub const BRANCHES: &str = "user.unionfs.ctl.branches";
+/// The virtual attribute of the root that tells the format of new marks, `aufs` or `overlay`.
+pub const FORMAT: &str = "user.unionfs.ctl.format";
+/// The virtual attribute of the root that tells the work directory that was chosen, or nothing for the default.
+pub const WORKDIR: &str = "user.unionfs.ctl.workdir";
 
 impl Union {
     /// The value of an extended attribute.
@@ -59,12 +64,30 @@ impl Union {
     ///
     /// `ENODATA` if there is none of this name.
     pub fn getxattr(&self, node: Ino, name: &OsStr) -> Result<Vec<u8>> {
-        if node == Ino::ROOT && name == BRANCHES {
-            return Ok(self.branches().map(|branch| format!("{branch}\n")).collect::<String>().into_bytes());
+        if let Some(told) = self.told(node, name) {
+            return Ok(told);
         }
         let node = self.node(node)?;
         let body = node.body.read();
         self.place(&node, &body)?.read_xattr(&escaped(name)).during("getxattr")
+    }
+
+    /// What a virtual attribute of the root tells.
+    fn told(&self, node: Ino, name: &OsStr) -> Option<Vec<u8>> {
+        if node != Ino::ROOT {
+            return None;
+        }
+        match name.to_str()? {
+            BRANCHES => {
+                let line = |branch: &BranchSpec| {
+                    [branch.path.as_os_str().as_bytes(), format!("={}\n", branch.perm).as_bytes()].concat()
+                };
+                Some(self.branches().flat_map(line).collect())
+            }
+            FORMAT => Some(self.options.format.to_string().into_bytes()),
+            WORKDIR => Some(self.options.workdir.clone()?.into_os_string().into_vec()),
+            _ => None,
+        }
     }
 
     /// The names of all extended attributes, each ended by NUL.
