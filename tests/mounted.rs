@@ -3,6 +3,8 @@
 
 #[path = "mounted_attributes.rs"]
 mod attributes;
+#[path = "mounted_branches.rs"]
+mod branches;
 #[path = "mounted_cli.rs"]
 mod cli;
 #[path = "mounted_copyup.rs"]
@@ -12,6 +14,8 @@ mod data;
 mod differential;
 #[path = "mounted_directories.rs"]
 mod directories;
+#[path = "mounted_formats.rs"]
+mod formats;
 #[path = "mounted_locks.rs"]
 mod locks;
 #[path = "mounted_metadata.rs"]

@@ -36,6 +36,13 @@ impl TestTree {
         })
     }
 
+    /// As [`TestTree::new`], but every branch may change.
+    pub(crate) fn loose(branches: &[&str]) -> Self {
+        Self::build(branches.len(), branches.len(), |index, root| {
+            branches[index].split_whitespace().for_each(|word| put(root, word));
+        })
+    }
+
     /// Branches from values; the first `writable` of them may change.
     pub(crate) fn from_layers(layers: &[Layer], writable: usize) -> Self {
         Self::build(layers.len(), writable, |index, root| layers[index].write(root))
