@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -82,7 +82,7 @@ impl Setup {
         Ok(Self {
             candidates: ALL.iter().filter(|one| one.name == REFERENCE || wanted(one.name)).collect(),
             workloads,
-            programs: Programs { unionfs: args.unionfs.clone(), tools: args.tools.clone() },
+            programs: Programs { unionfs: absolute(&args.unionfs)?, tools: absolute(&args.tools)? },
             work: disk::mount(&fs::canonicalize(&args.work)?)?,
             quick: args.quick,
         })
@@ -243,6 +243,11 @@ fn read_reports(mut output: BufReader<std::process::ChildStdout>) -> Receiver<Re
         }
     });
     receiver
+}
+
+/// Workers change their directory. What is not there yet is the candidate's own failure.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("naming {}", path.display()))
 }
 
 fn drop_caches(what: u8) -> Result<()> {
