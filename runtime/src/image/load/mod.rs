@@ -146,13 +146,15 @@ impl Store {
         let workers = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
         let work = || -> Result<Vec<DiffId>> {
             let mut done = Vec::new();
-            while let Some(id) = lock(&queue).pop_front() {
+            loop {
+                // A statement of its own: the lock must be free again while the layer is unpacked.
+                let next = lock(&queue).pop_front();
+                let Some(id) = next else { return Ok(done) };
                 let unpacked = self.unpack_one(source, &parts[&id], id, session);
                 // Others end what they have begun, and begin nothing more.
                 unpacked.inspect_err(|_| lock(&queue).clear())?;
                 done.push(id);
             }
-            Ok(done)
         };
         let results: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();

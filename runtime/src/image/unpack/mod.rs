@@ -171,7 +171,9 @@ impl Unpacker {
 
     /// A hole at the end is only a length.
     fn end_file(&self, file: &File, entry: &Entry) -> Result<(), Fault> {
-        let end = entry.segments.last().map_or(0, |last| last.offset + last.len);
+        // GNU tar ends its map with an empty segment, which writes nothing.
+        let last = entry.segments.iter().rfind(|segment| segment.len > 0);
+        let end = last.map_or(0, |last| last.offset + last.len);
         if end < entry.size {
             file.set_len(entry.size).map_err(Fault::io("cannot make it that long"))
         } else {

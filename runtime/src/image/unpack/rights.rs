@@ -59,13 +59,20 @@ pub(super) enum Object<'a> {
 /// security.capability). The times come last, after the content.
 pub(super) fn give(rights: Rights, object: Object<'_>, entry: &Entry) -> Result<(), Fault> {
     let (uid, gid) = (id(entry.uid)?, id(entry.gid)?);
+    let xattrs = || entry.xattrs.iter().try_for_each(|(name, value)| xattr(rights, object, name, value));
     let given = if rights == Rights::Single { Err(Errno::PERM) } else { chown(object, uid, gid) };
     match given {
-        Ok(()) => chmod(object, entry.mode)?,
-        Err(Errno::PERM | Errno::INVAL) if rights != Rights::Full => keep(object, entry, "")?,
-        Err(errno) => return Err(Fault::os("cannot give it its owner")(errno)),
+        Ok(()) => {
+            chmod(object, entry.mode)?;
+            xattrs()
+        }
+        Err(Errno::PERM | Errno::INVAL) if rights != Rights::Full => {
+            // A user needs the mode of a file just made to set user.* on it (xattr(7)).
+            xattrs()?;
+            keep(object, entry, "")
+        }
+        Err(errno) => Err(Fault::os("cannot give it its owner")(errno)),
     }
-    entry.xattrs.iter().try_for_each(|(name, value)| xattr(rights, object, name, value))
 }
 
 /// Keeps owner and mode in [`OVERRIDE`], and has the object be one that its owner here can read.
@@ -75,13 +82,12 @@ pub(super) fn give(rights: Rights, object: Object<'_>, entry: &Entry) -> Result<
 pub(super) fn keep(object: Object<'_>, entry: &Entry, device: &str) -> Result<(), Fault> {
     let Object::Open(fd) = object else { return chmod(object, entry.mode) };
     let readable = entry.mode | if entry.kind == Kind::Directory { 0o700 } else { 0o400 };
-    rfs::fchmod(fd, Mode::from_raw_mode(readable)).map_err(Fault::os("cannot give it its mode"))?;
-    if (entry.uid, entry.gid, entry.mode, device) == (0, 0, readable, "") {
-        return Ok(());
+    if (entry.uid, entry.gid, entry.mode, device) != (0, 0, readable, "") {
+        let text = format!("{}:{}:{:o}{device}", entry.uid, entry.gid, entry.mode);
+        rfs::fsetxattr(fd, OVERRIDE, text.as_bytes(), XattrFlags::empty())
+            .map_err(Fault::os("cannot keep its owner in the xattr user.containers.override_stat"))?;
     }
-    let text = format!("{}:{}:{:o}{device}", entry.uid, entry.gid, entry.mode);
-    rfs::fsetxattr(fd, OVERRIDE, text.as_bytes(), XattrFlags::empty())
-        .map_err(Fault::os("cannot keep its owner in the xattr user.containers.override_stat"))
+    rfs::fchmod(fd, Mode::from_raw_mode(readable)).map_err(Fault::os("cannot give it its mode"))
 }
 
 fn id(raw: u64) -> Result<u32, Fault> {

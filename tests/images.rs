@@ -1,0 +1,22 @@
+//! Images: nasty archives against canaries, loading and saving against real clients, the store under concurrency.
+//!
+//! Needs root (owners, devices) and, for the clients, skopeo and umoci. Each says so by failing.
+
+#![allow(clippy::unwrap_used)] // A test that cannot go on stops there.
+
+#[path = "support/archives.rs"]
+mod archives;
+#[path = "images/attributes.rs"]
+mod attributes;
+#[path = "images/damage.rs"]
+mod damage;
+#[path = "images/load.rs"]
+mod load;
+#[path = "images/paths.rs"]
+mod paths;
+#[path = "images/random.rs"]
+mod random;
+#[path = "images/store.rs"]
+mod store;
+#[path = "support/images.rs"]
+mod support;
