@@ -2,7 +2,7 @@
 //!
 //! Needs root (owners, devices) and, for the clients, skopeo and umoci. Each says so by failing.
 
-#![allow(clippy::unwrap_used)] // A test that cannot go on stops there.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 #[path = "support/archives.rs"]
 mod archives;

@@ -113,12 +113,12 @@ fn what_is_no_image_is_refused() {
     let manifest = json!({"schemaVersion": 2, "config": config, "layers": []}).to_string();
     let artifact = layout.blob("application/vnd.oci.image.manifest.v1+json", manifest.as_bytes());
     refused(
-        &layout.clone().new(&[artifact]).tar(),
+        &layout.clone().indexed(&[artifact]).tar(),
         &["application/vnd.oci.empty.v1+json", "not that of an image"],
     );
-    refused(&Layout::default().new(&[]).tar(), &["names no image"]);
+    refused(&Layout::default().indexed(&[]).tar(), &["names no image"]);
     let evil = json!({"digest": "sha256:../../../../canary", "size": 1});
-    refused(&Layout::default().new(&[evil]).tar(), &["no digest"]);
+    refused(&Layout::default().indexed(&[evil]).tar(), &["no digest"]);
 }
 
 #[test]
@@ -159,11 +159,11 @@ fn blob_that_is_not_what_its_descriptor_says_is_refused() {
             "has digest",
         ),
         ("longer", |content| content.push(b'\n'), "bytes long, not"),
-        ("shorter", |content| drop(content.pop()), "bytes long, not"),
+        ("shorter", |content| content.truncate(content.len() - 1), "bytes long, not"),
     ] {
         let mut layout = Layout::default();
         let image = layout.image(&packed);
-        let whole = layout.new(&[image]);
+        let whole = layout.indexed(&[image]);
         for blob in whole.0.keys().filter(|name| name.starts_with("blobs")) {
             let mut damaged = whole.clone();
             change(damaged.0.get_mut(blob).unwrap());
@@ -190,7 +190,7 @@ fn compressed_blob_with_more_behind_it_is_refused() {
         let mut layout = Layout::default();
         let image = layout.image(&Packed::new(&layers).carried(&[blob]));
         let world = World::new();
-        load(&world.store(), &layout.new(&[image]).tar(), &LoadOptions::default()).expect_err("taken");
+        load(&world.store(), &layout.indexed(&[image]).tar(), &LoadOptions::default()).expect_err("taken");
         world.check_nothing_left();
     }
 }
@@ -200,7 +200,7 @@ fn oci_layout_as_directory_and_archive() {
     let mut layout = Layout::default();
     let image = layout.image(&carried());
     let named = with(image, "annotations", json!({"org.opencontainers.image.ref.name": "host:5000/app:v1"}));
-    let layout = layout.new(&[named]);
+    let layout = layout.indexed(&[named]);
     let world = World::new();
     assert_eq!(world.uctr_with(&["load"], &layout.tar()).ok(), "Loaded image: host:5000/app:v1\n");
     check_three(&world, "host:5000/app:v1");
@@ -220,7 +220,7 @@ fn tag_alone_says_no_name() {
     let image = layout.image(&carried());
     let tagged = with(image, "annotations", json!({"org.opencontainers.image.ref.name": "latest"}));
     let world = World::new();
-    let out = world.uctr_with(&["load"], &layout.new(&[tagged]).tar()).ok();
+    let out = world.uctr_with(&["load"], &layout.indexed(&[tagged]).tar()).ok();
     assert_eq!(out, format!("Loaded image ID: {}\n", carried().id()));
     check_three(&world, &carried().id().hex());
 }
@@ -239,7 +239,7 @@ fn index_of_several_platforms() {
         with(layout.blob("application/vnd.oci.image.manifest.v1+json", b"{}"), "platform", unknown);
     let index = layout.index(&[&choices[..], &[attestation]].concat());
     let named = with(index, "annotations", json!({"io.containerd.image.name": "docker.io/library/x:latest"}));
-    let archive = layout.clone().new(&[named]).tar();
+    let archive = layout.clone().indexed(&[named]).tar();
     let chosen = |platform: &str| {
         let options = LoadOptions { platform: Some(platform.parse().unwrap()), name: None };
         load(&World::new().store(), &archive, &options).map(|images| images[0].document.architecture.clone())
@@ -260,7 +260,7 @@ fn index_of_several_platforms() {
     let inner = layout.index(&plain);
     let index = layout.index(&[inner]);
     let options = LoadOptions { platform: Some("linux/arm64".parse().unwrap()), name: None };
-    let images = load(&World::new().store(), &layout.clone().new(&[index]).tar(), &options).unwrap();
+    let images = load(&World::new().store(), &layout.clone().indexed(&[index]).tar(), &options).unwrap();
     assert_eq!(images[0].document.architecture, "arm64");
 }
 
@@ -269,7 +269,7 @@ fn image_for_another_processor_is_taken_if_it_is_the_only_one() {
     let mut layout = Layout::default();
     let image = layout.image(&Packed::for_architecture("s390x", &three()));
     let world = World::new();
-    let archive = layout.new(&[image]).tar();
+    let archive = layout.indexed(&[image]).tar();
     let images = load(&world.store(), &archive, &LoadOptions::default()).unwrap();
     assert_eq!(images[0].document.architecture, "s390x");
     let options = LoadOptions { platform: Some("linux/amd64".parse().unwrap()), name: None };
@@ -287,7 +287,7 @@ fn layout_of_several_images() {
         with(first, "annotations", name("b:1")),
         with(second, "annotations", name("c:1")),
     ];
-    let archive = layout.new(&manifests).tar();
+    let archive = layout.indexed(&manifests).tar();
     let world = World::new();
     let out = world.uctr_with(&["load"], &archive).ok();
     assert_eq!(out, "Loaded image: a:1\nLoaded image: b:1\nLoaded image: c:1\n");

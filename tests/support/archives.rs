@@ -188,7 +188,7 @@ pub(crate) struct Layout(pub(crate) BTreeMap<String, Vec<u8>>);
 
 impl Layout {
     /// A layout with these descriptors in its index.
-    pub(crate) fn new(mut self, manifests: &[Value]) -> Self {
+    pub(crate) fn indexed(mut self, manifests: &[Value]) -> Self {
         let index = json!({"schemaVersion": 2, "manifests": manifests});
         self.0.insert("oci-layout".into(), br#"{"imageLayoutVersion": "1.0.0"}"#.to_vec());
         self.0.insert("index.json".into(), index.to_string().into_bytes());

@@ -249,7 +249,7 @@ impl Unpacker {
             _ => self.node(place, entry)?,
         };
         match made {
-            Err(Errno::PERM) if self.rights != Rights::Full => return self.stand_in(place, entry),
+            Err(Errno::PERM) if self.rights == Rights::Limited => return self.stand_in(place, entry),
             made => made.map_err(Fault::os("cannot make it"))?,
         }
         let object = Object::Named(place.dir, place.name);
@@ -281,6 +281,7 @@ impl Unpacker {
         let (major, minor) = entry.device;
         let object = Object::Open(file.as_fd());
         rights::keep(object, entry, &format!(":{kind}-{major}-{minor}"))?;
+        rights::chmod(object, entry.mode)?;
         rights::set_times(object, &rights::times(entry.mtime, entry.atime))
     }
 

@@ -6,7 +6,7 @@ use rustix::fs::{self as rfs, AtFlags, Gid, Mode, Timespec, Timestamps, Uid, Xat
 use rustix::io::Errno;
 
 use super::super::error::Fault;
-use super::super::tar::{Entry, Kind, Time};
+use super::super::tar::{Entry, Time};
 
 /// Where an owner, mode or kind is kept that could not be given, as containers/storage and fuse-overlayfs do:
 /// `UID:GID:MODE[:TYPE]`, the mode in octal, the type `char-MAJOR-MINOR` or `block-MAJOR-MINOR`.
@@ -21,11 +21,9 @@ const MARKS: [&[u8]; 4] =
 pub(crate) enum Rights {
     /// Root of the host: whatever fails, fails.
     Full,
-    /// Root of a user namespace: what the kernel refuses (an owner that is not mapped, a device) is kept in [`OVERRIDE`].
-    Mapped,
-    /// A user with his own id only: all is his, and every owner but 0:0 is kept in [`OVERRIDE`], his own too, since in his
-    /// containers he is 0.
-    Single,
+    /// Anyone else, such as root of a user namespace, which the program makes for a user: what the kernel refuses (an
+    /// owner that is not mapped, a device) is kept in [`OVERRIDE`].
+    Limited,
 }
 
 impl Rights {
@@ -38,11 +36,7 @@ impl Rights {
     /// From the effective user and the text of /proc/self/uid_map (user_namespaces(7)).
     fn from(root: bool, map: &str) -> Self {
         let whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
-        match (root, whole) {
-            (true, true) => Self::Full,
-            (true, false) => Self::Mapped,
-            (false, _) => Self::Single,
-        }
+        if root && whole { Self::Full } else { Self::Limited }
     }
 }
 
@@ -59,35 +53,22 @@ pub(super) enum Object<'a> {
 /// security.capability). The times come last, after the content.
 pub(super) fn give(rights: Rights, object: Object<'_>, entry: &Entry) -> Result<(), Fault> {
     let (uid, gid) = (id(entry.uid)?, id(entry.gid)?);
-    let xattrs = || entry.xattrs.iter().try_for_each(|(name, value)| xattr(rights, object, name, value));
-    let given = if rights == Rights::Single { Err(Errno::PERM) } else { chown(object, uid, gid) };
-    match given {
-        Ok(()) => {
-            chmod(object, entry.mode)?;
-            xattrs()
-        }
-        Err(Errno::PERM | Errno::INVAL) if rights != Rights::Full => {
-            // A user needs the mode of a file just made to set user.* on it (xattr(7)).
-            xattrs()?;
-            keep(object, entry, "")
-        }
-        Err(errno) => Err(Fault::os("cannot give it its owner")(errno)),
+    match chown(object, uid, gid) {
+        Ok(()) => {}
+        Err(Errno::PERM | Errno::INVAL) if rights == Rights::Limited => keep(object, entry, "")?,
+        Err(errno) => return Err(Fault::os("cannot give it its owner")(errno)),
     }
+    chmod(object, entry.mode)?;
+    entry.xattrs.iter().try_for_each(|(name, value)| xattr(rights, object, name, value))
 }
 
-/// Keeps owner and mode in [`OVERRIDE`], and has the object be one that its owner here can read.
-///
-/// User and group 0 need no mark: one who has a single id is root in his containers. Only files and directories can
-/// have it (xattr(7)); links and fifos go without an owner.
+/// Keeps the owner, and the device's number if it is to be one, in [`OVERRIDE`]. Only files and directories can have it
+/// (xattr(7)); links and fifos go without.
 pub(super) fn keep(object: Object<'_>, entry: &Entry, device: &str) -> Result<(), Fault> {
-    let Object::Open(fd) = object else { return chmod(object, entry.mode) };
-    let readable = entry.mode | if entry.kind == Kind::Directory { 0o700 } else { 0o400 };
-    if (entry.uid, entry.gid, entry.mode, device) != (0, 0, readable, "") {
-        let text = format!("{}:{}:{:o}{device}", entry.uid, entry.gid, entry.mode);
-        rfs::fsetxattr(fd, OVERRIDE, text.as_bytes(), XattrFlags::empty())
-            .map_err(Fault::os("cannot keep its owner in the xattr user.containers.override_stat"))?;
-    }
-    rfs::fchmod(fd, Mode::from_raw_mode(readable)).map_err(Fault::os("cannot give it its mode"))
+    let Object::Open(fd) = object else { return Ok(()) };
+    let text = format!("{}:{}:{:o}{device}", entry.uid, entry.gid, entry.mode);
+    rfs::fsetxattr(fd, OVERRIDE, text.as_bytes(), XattrFlags::empty())
+        .map_err(Fault::os("cannot keep its owner in the xattr user.containers.override_stat"))
 }
 
 fn id(raw: u64) -> Result<u32, Fault> {
@@ -103,7 +84,8 @@ fn chown(object: Object<'_>, uid: u32, gid: u32) -> Result<(), Errno> {
     }
 }
 
-fn chmod(object: Object<'_>, mode: u32) -> Result<(), Fault> {
+/// Gives an object its mode.
+pub(super) fn chmod(object: Object<'_>, mode: u32) -> Result<(), Fault> {
     let mode = Mode::from_raw_mode(mode);
     match object {
         Object::Open(fd) => rfs::fchmod(fd, mode),
@@ -135,7 +117,7 @@ fn xattr(rights: Rights, object: Object<'_>, name: &[u8], value: &[u8]) -> Resul
         // As Docker and containerd: not every filesystem has xattrs, and an image should load there all the same.
         Err(Errno::OPNOTSUPP) => dropped(name, Errno::OPNOTSUPP),
         // Only files and directories can have user.* (xattr(7)).
-        Err(Errno::PERM) if rights != Rights::Full || (special && name.starts_with(b"user.")) => {
+        Err(Errno::PERM) if rights == Rights::Limited || (special && name.starts_with(b"user.")) => {
             dropped(name, Errno::PERM)
         }
         Err(errno) => Err(Fault::os("cannot set one of its xattrs")(errno)),
@@ -172,10 +154,10 @@ mod tests {
         let whole = "         0          0 4294967295\n";
         for (case, root, map, want) in [
             ("root of the host", true, whole, Rights::Full),
-            ("a user", false, whole, Rights::Single),
-            ("root of one id", true, "0 1000 1\n", Rights::Mapped),
-            ("root of subids", true, "0 1000 1\n1 100000 65536\n", Rights::Mapped),
-            ("no /proc", true, "", Rights::Mapped),
+            ("a user", false, whole, Rights::Limited),
+            ("root of one id", true, "0 1000 1\n", Rights::Limited),
+            ("root of subids", true, "0 1000 1\n1 100000 65536\n", Rights::Limited),
+            ("no /proc", true, "", Rights::Limited),
         ] {
             assert_eq!(Rights::from(root, map), want, "{case}");
         }
