@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::model::{Model, merge};
 use crate::support::branches::TestTree;
 use crate::support::dir::Dir;
-use crate::support::layer::Layer;
+use crate::support::layer::{Layer, Marks};
 use crate::support::mount::TestMount;
 use crate::support::ops::Subject;
 use crate::support::search::{Case, case, cases, search};
@@ -14,9 +14,11 @@ use crate::support::tree::difference;
 
 fn check(case: &Case) -> Result<(), String> {
     let layers = case.layers();
-    let plain =
-        TestTree::build(1, 1, |_, root| Layer { nodes: merge(&layers), ..Layer::default() }.write(root));
-    let mount = Rc::new(RefCell::new(TestMount::over(TestTree::from_layers(&layers, 1), &[])));
+    let plain = TestTree::build(1, 1, |_, root| {
+        Layer { nodes: merge(&layers), ..Layer::default() }.write(root, Marks::Aufs)
+    });
+    let mount =
+        Rc::new(RefCell::new(TestMount::over(TestTree::from_layers(&layers, 1, &[Marks::Aufs]), &[])));
     let (again, root) = (Rc::clone(&mount), mount.borrow().root());
     let mut union = Dir::new(&root, move || again.borrow_mut().remount());
     let mut native = Dir::new(plain.branch(0), || ());

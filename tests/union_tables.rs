@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use unionfs::{Errno, FileKind, Name, RenameFlags};
+use unionfs::{Errno, FileKind, Name, Options, RenameFlags};
 
 use crate::support::branches::{TestTree, visible};
 use crate::support::ops::{Action, Subject};
@@ -13,7 +13,7 @@ use crate::support::unmounted::{Core, Memory};
 /// Branches from the top, and their union.
 fn union(branches: &[&str]) -> (TestTree, Core) {
     let tree = TestTree::new(branches);
-    let core = Core::new(&tree.list(), Memory::Forgets);
+    let core = Core::new(&tree.list(), &Options::default(), Memory::Forgets);
     (tree, core)
 }
 
@@ -159,7 +159,7 @@ fn rename_moves_every_kind_over_every_kind() {
     ] {
         for memory in [Memory::Forgets, Memory::Keeps] {
             let tree = TestTree::new(branches);
-            let mut core = Core::new(&tree.list(), memory);
+            let mut core = Core::new(&tree.list(), &Options::default(), memory);
             let result = core.apply(&Action::Rename("x".into(), "y".into(), flags));
             assert_eq!(result, Ok(()), "{case}");
             for round in ["at once", "after a remount"] {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{SeekFrom, seek};
 use tempfile::TempDir;
 
-use super::layer::Layer;
+use super::layer::{Layer, Marks};
 use super::tree::read_xattrs;
 
 /// Branches `b0`, `b1`, … (the first one writable), and room for a mount point and plain directories.
@@ -43,9 +43,11 @@ impl TestTree {
         })
     }
 
-    /// Branches from values; the first `writable` of them may change.
-    pub(crate) fn from_layers(layers: &[Layer], writable: usize) -> Self {
-        Self::build(layers.len(), writable, |index, root| layers[index].write(root))
+    /// Branches from values, their marks in turn as in `marks`; the first `writable` of them may change.
+    pub(crate) fn from_layers(layers: &[Layer], writable: usize, marks: &[Marks]) -> Self {
+        Self::build(layers.len(), writable, |index, root| {
+            layers[index].write(root, marks[index % marks.len()])
+        })
     }
 
     /// Branches filled by a function of their index and directory; the first `writable` of them may change.

@@ -24,6 +24,15 @@ pub(crate) struct Layer {
     pub(crate) opaques: BTreeSet<PathBuf>,
 }
 
+/// How a layer's whiteouts and opaque directories are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// aufs's and OCI layers': `.wh.NAME` and `.wh..wh..opq`.
+    Aufs,
+    /// Kernel overlay's: devices 0:0 and `trusted.overlay.opaque`.
+    Overlay,
+}
+
 /// One step of making a random layer; indices count modulo what is there.
 #[derive(Clone, Debug)]
 pub(crate) enum Put {
@@ -143,7 +152,7 @@ impl Layer {
     }
 
     /// Writes the layer into the existing, empty directory `root`.
-    pub(crate) fn write(&self, root: &Path) {
+    pub(crate) fn write(&self, root: &Path, marks: Marks) {
         let mut first: BTreeMap<u64, PathBuf> = BTreeMap::new();
         for (path, node) in &self.nodes {
             let full = root.join(path);
@@ -154,10 +163,20 @@ impl Layer {
             first.entry(node.id).or_insert(full);
         }
         for path in &self.whiteouts {
-            fs::write(root.join(whiteout(path)), "").expect("whiteout");
+            match marks {
+                Marks::Aufs => fs::write(root.join(whiteout(path)), "").expect("whiteout"),
+                Marks::Overlay => mknod(&root.join(path), FileKind::CharDevice, 0),
+            }
         }
         for path in &self.opaques {
-            fs::write(root.join(path).join(".wh..wh..opq"), "").expect("opaque mark");
+            let full = root.join(path);
+            match marks {
+                Marks::Aufs => fs::write(full.join(".wh..wh..opq"), "").expect("opaque mark"),
+                Marks::Overlay => {
+                    rustix::fs::lsetxattr(full, "trusted.overlay.opaque", b"y", XattrFlags::empty())
+                        .expect("opaque mark");
+                }
+            }
         }
         // Last and from the leaves up, for making a child changes its directory's times.
         for (path, node) in self.nodes.iter().rev() {

@@ -44,7 +44,11 @@ pub(crate) fn cases(default: u32) -> u32 {
 /// Runs random cases and, on a failure, shows the smallest one as code to paste into a regression test.
 pub(crate) fn search(cases: u32, strategy: BoxedStrategy<Case>, check: impl Fn(&Case) -> Result<(), String>) {
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 4000, ..Config::default() };
+    // A case that panics has failed like any other; only the smallest is worth words.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
     let result = TestRunner::new(config).run(&strategy, |case| check(&case).map_err(TestCaseError::fail));
+    std::panic::set_hook(hook);
     match result {
         Ok(()) => {}
         Err(TestError::Fail(why, case)) => panic!("{why}\nlayers: {:?}\nops: {:?}", case.layers, case.ops),

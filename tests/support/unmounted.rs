@@ -28,6 +28,7 @@ pub(crate) struct Core {
     /// `None` only while it is remounted.
     union: Option<Union>,
     list: String,
+    options: Options,
     memory: Memory,
     references: Vec<Ino>,
     open: BTreeMap<Slot, Ino>,
@@ -35,9 +36,16 @@ pub(crate) struct Core {
 
 impl Core {
     /// The union of a branch list in aufs's form.
-    pub(crate) fn new(list: &str, memory: Memory) -> Self {
-        let union = Some(open_union(list));
-        Self { union, list: list.into(), memory, references: Vec::new(), open: BTreeMap::new() }
+    pub(crate) fn new(list: &str, options: &Options, memory: Memory) -> Self {
+        let union = Some(open_union(list, options));
+        Self {
+            union,
+            list: list.into(),
+            options: options.clone(),
+            memory,
+            references: Vec::new(),
+            open: BTreeMap::new(),
+        }
     }
 
     /// The union itself.
@@ -126,7 +134,7 @@ impl Core {
         let union = self.union.as_ref().expect("mounted");
         std::mem::take(&mut self.open).into_values().for_each(|node| union.forget(node, 1));
         self.union = None;
-        self.union = Some(open_union(&self.list));
+        self.union = Some(open_union(&self.list, &self.options));
     }
 
     fn read_into(&mut self, tree: &mut Tree, path: PathBuf, node: Ino, attr: &Attr) {
@@ -148,6 +156,8 @@ impl Core {
     fn read_node(&self, path: &Path, node: Ino, attr: &Attr) -> Node {
         let union = self.union();
         let again = union.getattr(node).unwrap_or_else(|error| panic!("getattr {path:?}: {error}"));
+        // Blocks are allocated later than they are written (ext4's delayed allocation).
+        let again = Attr { blocks: attr.blocks, ..again };
         assert_eq!(&again, attr, "{path:?}: getattr differs from lookup");
         let kind = attr.kind();
         let content = match kind {
@@ -173,9 +183,9 @@ impl Core {
     }
 }
 
-fn open_union(list: &str) -> Union {
+fn open_union(list: &str, options: &Options) -> Union {
     let specs = BranchSpec::parse_list(list).unwrap_or_else(|error| panic!("{list}: {error}"));
-    Union::new(specs, Options::default()).unwrap_or_else(|error| panic!("{list}: {error}"))
+    Union::new(specs, options.clone()).unwrap_or_else(|error| panic!("{list}: {error}"))
 }
 
 /// The names of a directory with their numbers and kinds, read in pieces so that offsets are used too.
