@@ -49,6 +49,7 @@ pub(crate) const ALL: &[Candidate] = &[
     rootful("ext4", Kind::Plain),
     rootful(REFERENCE, Kind::Overlay),
     rootful("ours", Kind::Ours("")),
+    rootful("ours-writeback", Kind::Ours("writeback")),
     rootful(NEAREST_PEER, Kind::FuseOverlayfs2),
     rootful("fuse-overlayfs-1", Kind::FuseOverlayfs1),
     rootful("unionfs-fuse", Kind::UnionfsFuse),
