@@ -40,9 +40,10 @@ demo:
 	scripts/images.sh & images=$$!; $(CARGO) build --release --locked && wait $$images
 	scripts/demo.sh
 
+# BENCH narrows the comparison down: make bench BENCH='--quick --only create,unlink'
 bench:
-	scripts/setup.sh
 	$(CARGO) bench --workspace --locked
+	scripts/bench.sh $(BENCH)
 
 install: build
 	install -D -m 755 target/release/unionfs $(DESTDIR)$(PREFIX)/bin/unionfs

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let facts = machine::facts(&setup.candidates, &setup.programs, &setup.work);
     let out = match &args.out {
         Some(out) => out.clone(),
-        None if args.quick => args.work.join("results"),
+        None if args.quick => fs::canonicalize(&args.work)?.join("results"),
         None => machine::results_dir()?,
     };
     report::write(&out, &results, &setup.candidates, &facts, rounds)
