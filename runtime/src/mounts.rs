@@ -2,7 +2,9 @@
 //!
 //! A mount that is never attached vanishes with its descriptor, so nothing half made is ever visible.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -128,20 +130,37 @@ impl Kind {
     }
 }
 
+/// How many links that lead to nothing yet are followed to one place (`MAXSYMLINKS`, namei.h).
+const MAX_LINKS: usize = 40;
+
 /// The place `path` in `root` as an `O_PATH` descriptor, made with its parents where it is missing.
+///
+/// A link on the way that leads to nothing is followed within `root`, and its target is made.
 pub(crate) fn ensure_in_root(root: BorrowedFd<'_>, path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
+    ensure_below(root, path, kind, &mut 0)
+}
+
+fn ensure_below(root: BorrowedFd<'_>, path: &Path, kind: Kind, links: &mut usize) -> Result<OwnedFd, Errno> {
     match open_in_root(root, path, OFlags::PATH) {
         Err(Errno::NOENT) => {}
         found => return found,
     }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::NOENT) };
-    let parent = ensure_in_root(root, parent, Kind::Directory)?;
-    match kind {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::NOENT) };
+    let parent = ensure_below(root, above, Kind::Directory, links)?;
+    let made = match kind {
         Kind::Directory => rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
         Kind::File => {
             rustix::fs::mknodat(&parent, name, FileType::RegularFile, Mode::from_raw_mode(0o644), 0)
         }
+    };
+    match made {
+        Ok(()) => open_in_root(root, path, OFlags::PATH),
+        Err(Errno::EXIST) if *links < MAX_LINKS => {
+            *links += 1;
+            let target = rustix::fs::readlinkat(&parent, name, Vec::new())?;
+            let target = above.join(OsStr::from_bytes(target.as_bytes())); // an absolute one replaces all of it
+            ensure_below(root, &target, kind, links)
+        }
+        Err(errno) => Err(errno),
     }
-    .or_else(|errno| if errno == Errno::EXIST { Ok(()) } else { Err(errno) })?;
-    open_in_root(root, path, OFlags::PATH)
 }

@@ -38,10 +38,10 @@ pub struct Request {
     #[arg(short, long)]
     pub tty: bool,
     /// The container's name.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub name: Option<String>,
     /// The container's host name.
-    #[arg(short = 'h', long, value_name = "NAME")]
+    #[arg(short = 'h', long, value_name = "NAME", allow_hyphen_values = true)]
     pub hostname: Option<String>,
     /// Set an environment variable, or hand on the caller's where no value is given.
     #[arg(short, long, value_name = "KEY[=VALUE]")]
@@ -65,7 +65,7 @@ pub struct Request {
     #[arg(long, value_name = "TARGET[:OPTIONS]")]
     pub tmpfs: Vec<String>,
     /// Bytes of memory, with b, k, m or g.
-    #[arg(short, long, value_name = "BYTES")]
+    #[arg(short, long, value_name = "BYTES", allow_hyphen_values = true)]
     pub memory: Option<String>,
     /// Bytes of memory and swap together; -1 is unlimited.
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
@@ -104,7 +104,7 @@ pub struct Request {
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<String>,
     /// Bytes of /dev/shm, 64m unless told.
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     pub shm_size: Option<String>,
     /// The signal that stop sends first.
     #[arg(long, value_name = "SIGNAL")]

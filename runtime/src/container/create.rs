@@ -1,7 +1,8 @@
 //! Making a container: everything on disk, nothing running.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -120,16 +121,27 @@ impl Container {
 
 /// Removes what a killed uctr was making or removing: directories that are no containers and that nobody has locked.
 fn sweep(paths: &Paths) -> Result<()> {
-    let Ok(entries) = fs::read_dir(paths.containers()) else { return Ok(()) };
-    for entry in entries.flatten() {
-        let (directory, run) = (entry.path(), paths.run().join(entry.file_name()));
-        if directory.join(CONFIG).exists() {
+    let names = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in names(&paths.containers()).chain(names(paths.run())) {
+        let (directory, run) =
+            (paths.containers().join(entry.file_name()), paths.run().join(entry.file_name()));
+        if directory.join(CONFIG).exists() || !is_id(&entry.file_name()) {
             continue;
         }
         if let Some(lock) = Lock::try_take(&run)? {
-            fs::remove_dir_all(&directory).on("remove", &directory)?;
-            fs::remove_dir_all(&run).on("remove", &run)?;
+            rootless::as_root(|| remove_directories([&directory, &run]))?;
             drop(lock);
+        }
+    }
+    Ok(())
+}
+
+/// Removes directories with all that is in them; one that is not there is nothing to do.
+pub(super) fn remove_directories<'a>(directories: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    for directory in directories {
+        match fs::remove_dir_all(directory) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.on("remove", directory)?,
         }
     }
     Ok(())
@@ -141,6 +153,11 @@ fn name(request: &Request, id: &str) -> Result<String> {
         Some(name) if is_name(name) => Ok(name.clone()),
         Some(name) => Err(Error::option("--name", name, format!("is not a name: {NAME_RULE}"))),
     }
+}
+
+/// Whether a directory of this name is a container's.
+fn is_id(name: &OsStr) -> bool {
+    name.len() == 64 && name.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit)
 }
 
 /// 64 random hexadecimal digits: a new identifier.

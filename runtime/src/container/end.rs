@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use super::create::remove_directories;
 use super::{CONFIG, Container};
 use crate::attend::signal as named;
 use crate::cgroup::Cgroup;
@@ -136,14 +137,6 @@ impl Container {
     pub(super) fn clean(&self, volumes: bool) -> Result<()> {
         Cgroup::existing(&self.config.id)?.remove()?;
         rootless::as_root(|| {
-            // Without this file the directory is no container, and is swept away if we get no further.
-            let config = self.dir().join(CONFIG);
-            match fs::remove_file(&config) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).on("remove", &config);
-                }
-                _ => {}
-            }
             if volumes {
                 for name in &self.config.anonymous {
                     match Volume::find(&self.paths, name) {
@@ -153,15 +146,15 @@ impl Container {
                     }
                 }
             }
-            for directory in [self.dir(), self.run_dir()] {
-                match fs::remove_dir_all(&directory) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(error).on("remove", &directory);
-                    }
-                    _ => {}
+            // Without this file the directory is no container, and is swept away if we get no further.
+            let config = self.dir().join(CONFIG);
+            match fs::remove_file(&config) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).on("remove", &config);
                 }
+                _ => {}
             }
-            Ok(())
+            remove_directories(&[self.dir(), self.run_dir()])
         })
     }
 

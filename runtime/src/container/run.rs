@@ -195,7 +195,6 @@ impl<'a> Monitor<'a> {
     fn watch(&self, child: &Process, rootfs: &Rootfs, relay: &mut Relay) -> Result<Ended> {
         let mut attended = true;
         let mut server = rootfs.server();
-        let mut error = String::new();
         loop {
             let mut others = vec![child.as_fd()];
             others.extend(attended.then(|| self.channel.as_fd()));
@@ -204,7 +203,6 @@ impl<'a> Monitor<'a> {
                 0 => break,
                 1 if attended => attended = self.obey(child, relay)?,
                 _ => {
-                    error = "its filesystem's server died".into();
                     server = None;
                     child.signal_if_alive(Signal::KILL);
                 }
@@ -212,6 +210,9 @@ impl<'a> Monitor<'a> {
         }
         let status = child.wait().on("wait for", "the container")?;
         relay.flush().on("poll", "the container's output")?;
+        // It may have died of that before we saw the cause: a page of its program could not be read any more.
+        let orphaned = rootfs.server().is_some_and(|server| server.wait_end(0) == Ok(true));
+        let error = if orphaned { "its filesystem's server died".into() } else { String::new() };
         Ok(Ended { status, error })
     }
 
