@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Do not count FUSE messages in an additional, untimed round.
     #[arg(long)]
     pub(crate) no_messages: bool,
+    /// Count messages by our server's own word, even where the kernel has a tracepoint for all.
+    #[arg(long)]
+    pub(crate) ask_server: bool,
     /// Lists workloads and candidates and does nothing else.
     #[arg(long)]
     pub(crate) list: bool,
@@ -60,6 +63,9 @@ pub(crate) struct WorkerArgs {
     pub(crate) candidate: String,
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Ask our server what it has served, before and after each workload.
+    #[arg(long)]
+    pub(crate) ask: bool,
     /// Also the worker's working directory: paths of layers are relative to it.
     #[arg(long)]
     pub(crate) work: PathBuf,

@@ -14,8 +14,8 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::candidate::{ALL, Candidate, Kind, Programs, REFERENCE};
 use crate::cli::Args;
-use crate::link::{Order, Report, receive, send};
-use crate::results::Results;
+use crate::link::{Metric, Order, Report, receive, send};
+use crate::results::{Results, short};
 use crate::trace::Tracer;
 use crate::workload::{self, Workload};
 use crate::{disk, fixture, machine, report};
@@ -44,13 +44,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 5 });
     let mut results = Results::default();
     for round in 0..rounds {
-        setup.play(round, &format!("round {}/{rounds}", round + 1), None, &mut results)?;
+        setup.play(round, &format!("round {}/{rounds}", round + 1), &Count::No, &mut results)?;
     }
     if !args.no_messages {
-        match Tracer::new() {
-            Ok(tracer) => setup.play(rounds, "messages", Some(&tracer), &mut results)?,
-            Err(error) => results.note(format!("messages not counted: {error:#}")),
-        }
+        let count = if args.ask_server {
+            Count::ByServer
+        } else {
+            Tracer::new().map_or_else(Count::without_tracer, Count::ByKernel)
+        };
+        setup.play(rounds, "messages", &count, &mut results)?;
     }
     fixture::clean(&setup.work)?;
     let facts = machine::facts(&setup.candidates, &setup.programs, &setup.work);
@@ -60,6 +62,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => machine::results_dir()?,
     };
     report::write(&out, &results, &setup.candidates, &facts, rounds)
+}
+
+/// Who counts FUSE messages in a round.
+enum Count {
+    No,
+    ByKernel(Tracer),
+    /// Our own servers; those of others do not tell.
+    ByServer,
+}
+
+impl Count {
+    fn without_tracer(error: anyhow::Error) -> Self {
+        eprintln!("compare: only our own messages are counted: {error:#}");
+        Self::ByServer
+    }
+
+    /// Whether a round like this is of any use with the candidate.
+    fn wants(&self, candidate: &Candidate) -> bool {
+        match self {
+            Self::No => true,
+            Self::ByKernel(_) => !matches!(candidate.kind, Kind::Plain | Kind::Overlay),
+            Self::ByServer => candidate.is_ours(),
+        }
+    }
 }
 
 struct Setup {
@@ -89,15 +115,11 @@ impl Setup {
     }
 
     /// One round: every workload on every candidate in turn, with fresh writable branches.
-    fn play(&self, round: u32, title: &str, tracer: Option<&Tracer>, results: &mut Results) -> Result<()> {
+    fn play(&self, round: u32, title: &str, count: &Count, results: &mut Results) -> Result<()> {
         let mut workers = Vec::new();
-        for candidate in &self.candidates {
-            // A plain filesystem and the kernel's overlay have no messages to count.
-            if tracer.is_some() && candidate.program(&self.programs).is_none() {
-                continue;
-            }
+        for candidate in self.candidates.iter().filter(|candidate| count.wants(candidate)) {
             fixture::refresh(&self.work, candidate.name, candidate.kind == Kind::Plain)?;
-            match Worker::start(candidate, self) {
+            match Worker::start(candidate, self, count) {
                 Ok(worker) => workers.push(worker),
                 Err(error) => results.note(format!("{} did not take part: {error:#}", candidate.name)),
             }
@@ -111,7 +133,7 @@ impl Setup {
                 order.reverse();
             }
             for worker in order {
-                worker.run(workload, round, tracer, results);
+                worker.run(workload, round, count, results);
             }
             eprintln!();
         }
@@ -128,12 +150,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(candidate: &'static Candidate, setup: &Setup) -> Result<Self> {
+    fn start(candidate: &'static Candidate, setup: &Setup, count: &Count) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("worker").args(["--candidate", candidate.name]);
         command.arg("--work").arg(&setup.work).arg("--tools").arg(&setup.programs.tools);
         command.arg("--unionfs").arg(&setup.programs.unionfs);
         command.args(setup.quick.then_some("--quick"));
+        command.args(matches!(count, Count::ByServer).then_some("--ask"));
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting a worker")?;
         let orders = child.stdin.take();
@@ -167,11 +190,11 @@ impl Worker {
     }
 
     /// Runs one workload; a failure is a note in the results, never the end of the run.
-    fn run(&mut self, workload: &Workload, round: u32, tracer: Option<&Tracer>, results: &mut Results) {
+    fn run(&mut self, workload: &Workload, round: u32, count: &Count, results: &mut Results) {
         if self.orders.is_none() {
             return;
         }
-        if let Err(error) = self.attempt(workload, round, tracer, results) {
+        if let Err(error) = self.attempt(workload, round, count, results) {
             eprint!("  {}: failed", self.candidate.name);
             results.note(format!("{}: {} gave no result: {error:#}", self.candidate.name, workload.name));
         }
@@ -181,36 +204,41 @@ impl Worker {
         &mut self,
         workload: &Workload,
         round: u32,
-        tracer: Option<&Tracer>,
+        count: &Count,
         results: &mut Results,
     ) -> Result<()> {
         self.order(&Order::Run(workload.name.to_owned()))?;
         let mut counts = None;
         loop {
             let report = self.next().inspect_err(|_| self.give_up())?;
-            match (report, tracer) {
+            match (report, count) {
                 (Report::DropCaches(what), _) => drop_caches(what)?,
-                (Report::Begin(connection), Some(tracer)) => tracer.begin(connection)?,
-                (Report::End, Some(tracer)) => counts = Some(tracer.end()?),
-                (Report::Begin(_) | Report::End, None) => {}
+                (Report::Begin(connection), Count::ByKernel(tracer)) => tracer.begin(connection)?,
+                (Report::End(_), Count::ByKernel(tracer)) => counts = Some(tracer.end()?),
+                (Report::End(served), Count::ByServer) => counts = served,
+                (Report::Begin(_) | Report::End(_), _) => {}
                 (Report::Failed(why), _) => bail!(why),
-                (Report::Done(metrics), Some(_)) => {
+                (Report::Done(metrics), Count::No) => {
+                    self.keep(metrics, round, results);
+                    return Ok(());
+                }
+                (Report::Done(metrics), _) => {
                     let ops = metrics.first().map_or(1, |metric| metric.ops);
                     if let Some(counts) = counts {
                         results.count(self.candidate.name, workload.name, counts, ops);
                     }
                     return Ok(());
                 }
-                (Report::Done(metrics), None) => {
-                    for metric in metrics {
-                        eprint!("  {}", crate::results::short(metric.value, metric.unit));
-                        results.add(round, self.candidate.name, metric);
-                    }
-                    return Ok(());
-                }
                 (other, _) => bail!("unexpected: {other:?}"),
             }
             self.order(&Order::Ack)?;
+        }
+    }
+
+    fn keep(&self, metrics: Vec<Metric>, round: u32, results: &mut Results) {
+        for metric in metrics {
+            eprint!("  {}", short(metric.value, metric.unit));
+            results.add(round, self.candidate.name, metric);
         }
     }
 

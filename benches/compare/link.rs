@@ -5,6 +5,8 @@ use std::io::{BufRead, Write};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::trace::Counts;
+
 /// From the controller.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
@@ -27,8 +29,8 @@ pub(crate) enum Report {
     DropCaches(u8),
     /// The measured part begins on the filesystem with this device number (its minor, as FUSE names connections).
     Begin(u32),
-    /// The measured part has ended.
-    End,
+    /// The measured part has ended; the messages that our server says it has served, if it was asked.
+    End(Option<Counts>),
     /// The workload is done.
     Done(Vec<Metric>),
     /// The workload failed, and why.

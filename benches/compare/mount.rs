@@ -23,6 +23,14 @@ pub(crate) struct Mounted {
     is_mount: bool,
 }
 
+/// Where messages are counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) root: PathBuf,
+    /// The minor number of its device: what FUSE names a connection by.
+    pub(crate) connection: u32,
+}
+
 impl Mounted {
     /// Unites `places`; for [`Kind::Plain`] the tree is `plain`, as it is.
     pub(crate) fn new(
@@ -92,9 +100,10 @@ impl Mounted {
         &self.root
     }
 
-    /// The minor number of its device: what FUSE names a connection by.
-    pub(crate) fn connection(&self) -> Result<u32> {
-        Ok(rustix::fs::minor(fs::metadata(&self.root)?.dev()))
+    /// Where to count messages.
+    pub(crate) fn place(&self) -> Result<Place> {
+        let connection = rustix::fs::minor(fs::metadata(&self.root)?.dev());
+        Ok(Place { root: self.root.clone(), connection })
     }
 
     /// The server's resident memory in bytes (`VmRSS`, proc_pid_status(5)); `None` without a server.

@@ -15,7 +15,9 @@ use crate::candidate::{Candidate, Programs};
 use crate::cli::WorkerArgs;
 use crate::fixture::{ARCHIVE, QUICK_ARCHIVE, Stack};
 use crate::link::{Metric, Order, Report, Unit, receive, send};
-use crate::mount::Mounted;
+use crate::mount::{Mounted, Place};
+use crate::stats;
+use crate::trace::Counts;
 use crate::workload;
 
 /// Serves the controller until it closes the stream.
@@ -78,6 +80,8 @@ pub(crate) struct Bench {
     programs: Programs,
     work: PathBuf,
     quick: bool,
+    /// Ask our server for its counts.
+    ask: bool,
     main: Mounted,
     known: Vec<CString>,
     current: &'static str,
@@ -101,6 +105,7 @@ impl Bench {
                 programs,
                 work: args.work.clone(),
                 quick: args.quick,
+                ask: args.ask,
                 main,
                 known: Vec::new(),
                 current: "",
@@ -182,24 +187,35 @@ impl Bench {
         self.link.ask(&Report::DropCaches(what as u8))
     }
 
-    /// Times `body`, which does `ops` operations on the main stack.
-    pub(crate) fn time(&mut self, ops: usize, body: impl FnOnce() -> Result<()>) -> Result<Vec<Metric>> {
-        let connection = self.main.connection()?;
-        self.time_on(connection, ops, body)
+    /// What our server has served so far, if the worker is to ask it.
+    fn ask_server(&self, place: &Place) -> Result<Option<Counts>> {
+        let is_asked = self.ask && self.candidate.is_ours();
+        is_asked.then(|| stats::served(&self.programs.unionfs, &place.root)).transpose()
     }
 
-    /// Times `body`, which does `ops` operations on the filesystem with this device minor.
+    /// Times `body`, which does `ops` operations on the main stack.
+    pub(crate) fn time(&mut self, ops: usize, body: impl FnOnce() -> Result<()>) -> Result<Vec<Metric>> {
+        let place = self.main.place()?;
+        self.time_on(&place, ops, body)
+    }
+
+    /// Times `body`, which does `ops` operations on another filesystem.
     pub(crate) fn time_on(
         &mut self,
-        connection: u32,
+        place: &Place,
         ops: usize,
         body: impl FnOnce() -> Result<()>,
     ) -> Result<Vec<Metric>> {
-        self.link.ask(&Report::Begin(connection))?;
+        let before = self.ask_server(place)?;
+        self.link.ask(&Report::Begin(place.connection))?;
         let begun = Instant::now();
         let done = body();
         let took = begun.elapsed();
-        self.link.ask(&Report::End)?;
+        let served = before.map(|before| -> Result<Counts> {
+            let after = self.ask_server(place)?.context("the server no longer tells its counts")?;
+            Ok(stats::between(&before, &after))
+        });
+        self.link.ask(&Report::End(served.transpose()?))?;
         done?;
         let ops = u64::try_from(ops)?;
         let value = took.as_secs_f64() * 1e6 / ops as f64;

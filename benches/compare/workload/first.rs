@@ -58,7 +58,7 @@ fn cold_walk(bench: &mut Bench) -> Result<Vec<Metric>> {
 fn cold_walk_100(bench: &mut Bench) -> Result<Vec<Metric>> {
     let deep = bench.mount(Stack::Deep)?;
     bench.drop_caches(Drop::All)?;
-    bench.time_on(deep.connection()?, DEEP_OBJECTS, || {
+    bench.time_on(&deep.place()?, DEEP_OBJECTS, || {
         let got = count(deep.root())?;
         ensure!(got == DEEP_OBJECTS, "{got} objects of {DEEP_OBJECTS}");
         Ok(())
