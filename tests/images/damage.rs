@@ -109,6 +109,20 @@ fn maps_of_holes_that_lie_are_refused() {
 }
 
 #[test]
+fn name_of_a_sparse_file_counts_only_for_one() {
+    // What only some readers take for the name could hide a file from a scanner.
+    let world = World::new();
+    let lone =
+        Tar::new().pax(&[("GNU.sparse.name", b"hidden"), ("GNU.sparse.realsize", b"9")]).file("seen", "x");
+    assert_eq!(crate::support::names(&world.taken(&lone.end())), [b"seen"]);
+    let world = World::new();
+    let map: &[(&str, &[u8])] =
+        &[("GNU.sparse.name", b"real"), ("GNU.sparse.map", b"4,1"), ("GNU.sparse.size", b"9")];
+    let tree = world.taken(&Tar::new().pax(map).file("GNUSparseFile.1/x", "y").end());
+    assert_eq!(std::fs::read(tree.join("real")).unwrap(), b"\0\0\0\0y\0\0\0\0");
+}
+
+#[test]
 fn extended_headers_that_are_none_are_refused() {
     let world = World::new();
     let pax = |text: &[u8]| Tar::new().entry(b'x', b"pax", b"", Meta::default(), text).file("f", "").end();

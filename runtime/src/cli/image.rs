@@ -121,6 +121,9 @@ pub(crate) struct ListArgs {
     /// Only these: a repository, or a name with its tag.
     #[arg(value_name = "REPOSITORY[:TAG]")]
     only: Option<String>,
+    /// Changes nothing: there are no intermediate images to show or hide.
+    #[arg(short, long)]
+    all: bool,
     /// Prints identities alone.
     #[arg(short, long)]
     quiet: bool,
@@ -187,7 +190,8 @@ pub(crate) fn run(command: ImageCommand, context: &Context) -> anyhow::Result<u8
             store.tag(&args.source, &args.target)?;
         }
         ImageCommand::History(args) | ImageCommand::Image(ManageCommand::History(args)) => {
-            put(&show::history(&store.history(&args.image)?, args.no_trunc))?;
+            let id = store.resolve(&args.image)?.id;
+            put(&show::history(id, &store.history(&args.image)?, args.no_trunc))?;
         }
         ImageCommand::Image(ManageCommand::Inspect(args)) => inspect(store, &args)?,
         ImageCommand::Image(ManageCommand::Prune) => put(&show::removed(&store.prune()?))?,

@@ -4,6 +4,7 @@ mod container;
 pub(crate) mod image;
 mod list;
 mod logs;
+mod text;
 mod volume;
 
 use std::path::PathBuf;

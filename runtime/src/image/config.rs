@@ -135,11 +135,6 @@ pub(super) fn host_architecture() -> &'static str {
     }
 }
 
-/// The present, as documents write it.
-pub(super) fn now() -> String {
-    jiff::Timestamp::now().to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

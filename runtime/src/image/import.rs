@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::change;
-use super::config::{self, Document, History, ImageConfig, RootFs};
+use super::config::{Document, History, ImageConfig, RootFs};
 use super::digest::{Digest, ImageId};
 use super::error::{Error, Result};
 use super::layer::{self, Expected};
@@ -11,6 +11,7 @@ use super::load::Platform;
 use super::reference::Reference;
 use super::session::{Made, NewImage, Session};
 use super::store::Store;
+use crate::clock;
 
 /// How an image is to be made of a tar stream.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +39,7 @@ impl Store {
         let session = Session::begin(self)?;
         let record = layer::make(&session.dir, "layer", stream, what, &Expected::default(), self.rights)?;
         let platform = options.platform.clone().unwrap_or_else(Platform::host);
-        let created = Some(config::now());
+        let created = Some(clock::now());
         let comment = options.message.clone().unwrap_or_else(|| format!("Imported from {what}"));
         let document = Document {
             created: created.clone(),

@@ -12,7 +12,7 @@
 //! ROOT/layers/<diff-id>/layer.json identity, sizes
 //! ROOT/layers/<diff-id>/frame.zst  the tar stream without the content of its files, to put it together again
 //! ROOT/layers/<diff-id>/replaced/  content that later entries of the same tar replaced, if there is any
-//! ROOT/tmp/<pid>-<n>/              a command at work; see [`session`]
+//! ROOT/tmp/<pid>-<n>/              a command at work; see the module `session`
 //! ROOT/containers/<id>/config.json not ours; `image_id` in it tells which image the container stands on
 //! ```
 //!
@@ -20,7 +20,7 @@
 //! every digest while it reads, and then renames under the lock: so two loads of the same image are safe, and one that is
 //! killed leaves nothing behind.
 //!
-//! What may be in a layer's tar and what becomes of it is told in [`unpack`].
+//! What may be in a layer's tar and what becomes of it is told in the module `unpack`.
 
 mod change;
 mod compress;

@@ -162,7 +162,8 @@ impl Store {
         for (name, _) in tree::list(&dir).map_err(cannot)? {
             let Ok(container) = tree::open_dir(&dir, tree::os(&name)) else { continue };
             let Some(text) = self.read(&container, "config.json")? else { continue };
-            let record: ContainerRecord = super::store::parse_json("config.json of a container", &text)?;
+            let what = path.join(tree::os(&name)).join("config.json").display().to_string();
+            let record: ContainerRecord = super::store::parse_json(&what, &text)?;
             if record.image_id.is_some_and(|image| image == id.to_string() || image == id.hex()) {
                 using.push(String::from_utf8_lossy(&name).into_owned());
             }

@@ -143,7 +143,9 @@ impl Store {
             let size = self.size(&document)?;
             images.push(Summary { id, names: names_of(id, &names), created: document.created, size, digest });
         }
-        images.sort_by(|a, b| (&b.created, a.id).cmp(&(&a.created, b.id)));
+        let age =
+            |image: &Summary| image.created.as_ref().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+        images.sort_by_key(|image| (std::cmp::Reverse(age(image)), image.id));
         Ok(images)
     }
 

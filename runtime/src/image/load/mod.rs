@@ -76,9 +76,10 @@ impl Store {
     /// [`Error::NotAnImage`], [`Error::Archive`], [`Error::Mismatch`], [`Error::NoPlatform`] and the like for what is in
     /// the archive, [`Error::Io`] for what the system refuses. Then nothing was added.
     pub fn load(&self, from: From<'_>, options: &LoadOptions) -> Result<Vec<Loaded>> {
+        let session = Session::begin(self)?;
         let source = match from {
-            From::Path(path) => Source::open(self, path)?,
-            From::Stream(stream, what) => Source::stream(self, stream, what)?,
+            From::Path(path) => Source::open(&session, path)?,
+            From::Stream(stream, what) => Source::stream(&session, stream, what)?,
         };
         let mut found = self.find(&source, options)?;
         if let Some(name) = &options.name {
@@ -96,7 +97,7 @@ impl Store {
             .flat_map(|found| found.image.layers.iter().copied().zip(found.parts.iter().cloned()));
         let parts: BTreeMap<_, _> = parts.collect();
         let images: Vec<_> = found.into_iter().map(|found| found.image).collect();
-        self.install(&source, &parts, &images)?;
+        self.install(&session, &source, &parts, &images)?;
         Ok(images.into_iter().map(|image| Loaded { id: image.id, names: image.names }).collect())
     }
 
@@ -119,12 +120,17 @@ impl Store {
 
     /// Unpacks the layers that are missing and adds the images. Another process may remove a layer that was there at first,
     /// so this goes on until all are there at the same moment.
-    fn install(&self, source: &Source, parts: &BTreeMap<DiffId, Part>, images: &[NewImage]) -> Result<()> {
-        let session = Session::begin(self)?;
+    fn install(
+        &self,
+        session: &Session<'_>,
+        source: &Source,
+        parts: &BTreeMap<DiffId, Part>,
+        images: &[NewImage],
+    ) -> Result<()> {
         let mut made = Made::new();
         let mut missing = self.missing(images)?;
         loop {
-            self.unpack_all(source, parts, &missing, &session, &mut made)?;
+            self.unpack_all(source, parts, &missing, session, &mut made)?;
             session.sync()?;
             missing = session.commit(&made, images)?;
             if missing.is_empty() {

@@ -8,12 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self as rfs, FileType, Mode, OFlags};
+use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::compress::{self, Compression, Unpacked};
 use super::super::error::{Error, Result};
-use super::super::store::{MAX_DOCUMENT, Store};
+use super::super::session::Session;
+use super::super::store::MAX_DOCUMENT;
 use super::super::tar::{Kind, Source as TarSource, TarReader};
 use super::super::tree;
 
@@ -46,31 +47,31 @@ enum Member {
 
 impl Source {
     /// Opens a directory or an archive.
-    pub(super) fn open(store: &Store, path: &Path) -> Result<Self> {
+    pub(super) fn open(session: &Session<'_>, path: &Path) -> Result<Self> {
         let what = path.display().to_string();
         let file = File::open(path).map_err(Error::io("cannot open", path))?;
         let kind = file.metadata().map_err(Error::io("cannot look at", path))?.file_type();
         if kind.is_dir() {
             return Ok(Self { what, parts: Parts::Directory(file.into()) });
         }
-        if kind.is_file() { Self::archive(store, file, what) } else { Self::stream(store, file, &what) }
+        if kind.is_file() { Self::archive(session, file, what) } else { Self::stream(session, file, &what) }
     }
 
     /// Takes an archive from a stream, which is kept in a file without a name meanwhile: what says which parts are layers
     /// may come last.
-    pub(super) fn stream(store: &Store, stream: impl Read, what: &str) -> Result<Self> {
+    pub(super) fn stream(session: &Session<'_>, stream: impl Read, what: &str) -> Result<Self> {
         let (kind, whole) = compress::peek(stream, what)?;
         let mut unpacked = Unpacked::new(kind, whole).map_err(Error::io("cannot read", what))?;
-        let spool = spool(store)?;
+        let spool = spool(session).map_err(Error::io("cannot make a file to keep meanwhile", what))?;
         io::copy(&mut unpacked, &mut &spool).map_err(Error::io("cannot unpack", what))?;
         Self::index(spool, what.to_owned())
     }
 
     /// Takes an archive in a file; one that is compressed as a whole is unpacked first.
-    fn archive(store: &Store, mut file: File, what: String) -> Result<Self> {
+    fn archive(session: &Session<'_>, mut file: File, what: String) -> Result<Self> {
         let (kind, _) = compress::peek(&file, &what)?;
         file.seek(SeekFrom::Start(0)).map_err(Error::io("cannot read", &what))?;
-        if kind == Compression::Plain { Self::index(file, what) } else { Self::stream(store, file, &what) }
+        if kind == Compression::Plain { Self::index(file, what) } else { Self::stream(session, file, &what) }
     }
 
     /// Notes where each member of the archive lies.
@@ -171,10 +172,11 @@ fn resolve(dir: &[u8], path: &[u8]) -> Vec<u8> {
 }
 
 /// A file without a name on the store's filesystem.
-fn spool(store: &Store) -> Result<File> {
-    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let made = rfs::openat(&store.tmp, ".", flags, Mode::RUSR | Mode::WUSR);
-    Ok(made.map_err(Error::os("cannot make a file in", store.path.join("tmp")))?.into())
+fn spool(session: &Session<'_>) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rfs::openat(&session.dir, "spool", flags, Mode::RUSR | Mode::WUSR)?;
+    rfs::unlinkat(&session.dir, "spool", AtFlags::empty())?;
+    Ok(file.into())
 }
 
 /// A stretch of a file, read without moving the file's own offset: several read it at once.

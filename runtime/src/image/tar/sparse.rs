@@ -53,15 +53,15 @@ pub(super) struct PaxSparse {
 }
 
 impl PaxSparse {
-    /// Gathers the `GNU.sparse.*` records; `None` if there are none.
+    /// Gathers the `GNU.sparse.*` records; `None` if they tell of no map.
     pub(super) fn gather(records: &[Record<'_>]) -> Result<Option<Self>, Fault> {
-        let (mut sparse, mut seen, mut offset) = (Self::default(), false, None);
+        let (mut sparse, mut version, mut offset) = (Self::default(), (None, None), None);
         for Record { key, value } in records {
             let Some(key) = key.strip_prefix(b"GNU.sparse.") else { continue };
-            seen = true;
             let number = || decimal(value).ok_or(Fault::Number("a hole"));
             match key {
-                b"major" => sparse.map_in_content = number()? == 1,
+                b"major" => version.0 = Some(number()?),
+                b"minor" => version.1 = Some(number()?),
                 b"name" => sparse.name = Some(value.to_vec()),
                 b"size" | b"realsize" => sparse.size = Some(number()?),
                 b"offset" => offset = Some(number()?),
@@ -70,11 +70,13 @@ impl PaxSparse {
                     push(sparse.segments.get_or_insert_default(), offset, number()?)?;
                 }
                 b"map" => sparse.segments = Some(pairs(value.split(|&byte| byte == b','))?),
-                // minor and numblocks say nothing that is needed.
+                // numblocks says nothing that is needed.
                 _ => {}
             }
         }
-        Ok(seen.then_some(sparse))
+        sparse.map_in_content = version == (Some(1), Some(0));
+        // Other readers know no sparse file without a map, and so none of its other names.
+        Ok((sparse.map_in_content || sparse.segments.is_some()).then_some(sparse))
     }
 }
 
