@@ -1,6 +1,6 @@
 //! What one FUSE message costs: a core that does nothing, behind a real mount, asked by one process or several.
 //!
-//! `cargo run --profile bench --example messages [THREADS [SPIN]]` prints microseconds for each call over many short
+//! `cargo run --profile bench --example messages [THREADS [SPIN [uring]]]` prints microseconds for each call over many short
 //! rounds, for a machine is never quiet. Compare two builds only on the same machine and at the same hour.
 
 use std::ffi::{OsStr, OsString};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use unionfs::error::{Errno, Error, Result};
 use unionfs::fuse::Core;
-use unionfs::mount::MountOptions;
+use unionfs::mount::{MountOptions, Transport};
 use unionfs::*;
 
 const CALLS: u32 = 250;
@@ -201,14 +201,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let number = |at: usize, default| args.get(at).map_or(Ok(default), |word| word.parse::<u32>());
     let (threads, spin) = (number(0, 8)?, number(1, 30)?);
     let dir = tempfile::tempdir()?;
-    let options = MountOptions::new(dir.path()).threads(usize::try_from(threads)?);
+    let transport =
+        if args.iter().any(|word| word == "uring") { Transport::Uring } else { Transport::Classic };
+    let options = MountOptions::new(dir.path()).threads(usize::try_from(threads)?).transport(transport);
     let server = options.spin(Duration::from_micros(spin.into())).mount(Arc::new(Null))?;
+    if transport == Transport::Uring && !server.features().live("OVER_IO_URING") {
+        return Err(
+            "FUSE over io_uring is not to be had: see /sys/module/fuse/parameters/enable_uring".into()
+        );
+    }
     let (unmounter, stats) = (server.unmounter(), server.stats());
     let server = std::thread::spawn(move || server.run());
     let mut out = io::stdout();
     writeln!(
         out,
-        "{threads} threads, spin {spin} us; us per call of one client, least/median of {ROUNDS} rounds"
+        "{threads} threads, spin {spin} us, {transport:?}; us per call of one client, least/median of {ROUNDS} rounds"
     )?;
     writeln!(
         out,

@@ -17,8 +17,8 @@ use tracing::error;
 
 use self::attach::{Attachment, UnmountOnDrop};
 pub use self::error::MountError;
-pub use self::options::{Access, IoMode, MountFlags, MountOptions};
-use crate::fuse::{self, Core, Features, Negotiator, Reading, Service, Stats};
+pub use self::options::{Access, IoMode, MountFlags, MountOptions, Transport};
+use crate::fuse::{self, Core, Features, Negotiator, Reading, Rings, Service, Stats};
 use crate::union::Union;
 
 /// A mounted union that waits to be served. Dropping it unmounts.
@@ -28,6 +28,7 @@ pub struct Server<C: Core = Union> {
     service: Arc<Service<C>>,
     features: Features,
     reading: Reading,
+    rings: Option<Rings>,
     stats: Stats,
     // Dropped in this order: unmounting looks at the channel, and fusermount3's socket is in the session.
     guard: UnmountOnDrop,
@@ -42,9 +43,12 @@ impl<C: Core> Server<C> {
     ///
     /// If threads cannot be started, or `/dev/fuse` fails; the filesystem is unmounted then too.
     pub fn run(self) -> Result<(), MountError> {
-        let Self { service, reading, stats, guard, session, channel, .. } = self;
+        let Self { service, reading, rings, stats, guard, session, channel, .. } = self;
         fuse::control::watch(Arc::clone(service.core()), session.notifier());
-        let outcome = fuse::run(&service, &channel, reading, &stats, &|| {
+        // By the rings come all but FORGET and INTERRUPT.
+        let threads = if rings.is_some() { reading.threads.min(2) } else { reading.threads };
+        let reading = Reading { threads, ..reading };
+        let outcome = fuse::run(&service, &channel, rings, reading, &stats, &|| {
             if let Err(error) = guard.0.release(MntFlags::MNT_FORCE | MntFlags::MNT_DETACH) {
                 error!(%error, "the connection could not be aborted");
             }

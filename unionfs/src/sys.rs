@@ -1,6 +1,8 @@
 //! The only `unsafe` of the crate: system calls that no safe crate offers.
 #![allow(unsafe_code)]
 
+pub(crate) mod uring;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::error::Errno;

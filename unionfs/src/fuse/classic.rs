@@ -16,6 +16,7 @@ use super::seats::Seats;
 use super::serve::Service;
 use super::spin::Spin;
 use super::stats::{Shard, Stats, bump};
+use super::uring::{self, Rings};
 use super::wire::Opcode;
 
 /// How requests are to be read.
@@ -27,7 +28,7 @@ pub(crate) struct Reading {
     pub(crate) spin: Duration,
 }
 
-/// Serves until the filesystem is unmounted or the connection aborted.
+/// Serves until the filesystem is unmounted or the connection aborted; by io_uring too, if there are rings.
 ///
 /// If one thread cannot go on, `give_up` must abort the connection, for the others sleep in read(2).
 ///
@@ -36,7 +37,8 @@ pub(crate) struct Reading {
 /// If threads cannot be started, or reading `/dev/fuse` fails.
 pub(crate) fn run<C: Core>(
     service: &Arc<Service<C>>,
-    session: &OwnedFd,
+    session: &Arc<OwnedFd>,
+    rings: Option<Rings>,
     reading: Reading,
     stats: &Stats,
     give_up: &dyn Fn(),
@@ -54,7 +56,7 @@ pub(crate) fn run<C: Core>(
                 me,
                 seats: &seats,
                 service,
-                channel: Channel::open(session)?,
+                channel: Channel::open(&**session)?,
                 shard: stats.shard(),
                 spin: Spin::new(reading.spin),
             };
@@ -63,6 +65,9 @@ pub(crate) fn run<C: Core>(
             Ok(())
         };
         (0..reading.threads).try_for_each(start).unwrap_or_else(fail);
+        if let Some(rings) = rings {
+            uring::start(scope, rings, service, session, stats, &fail).unwrap_or_else(fail);
+        }
         seats.watch();
         if failed.lock().is_some() {
             give_up();

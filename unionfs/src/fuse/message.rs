@@ -35,7 +35,6 @@ impl<'a> Message<'a> {
     }
 
     /// The request that a ring entry holds: its head, the slot for the structure, and the payload.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the io_uring transport is not written yet"))]
     pub(crate) const fn split(header: InHeader, fixed: &'a [u8], rest: &'a [u8]) -> Self {
         Self { header, body: Body::Split { fixed, rest } }
     }

@@ -1,7 +1,7 @@
 //! The kernel's side of the union: the FUSE protocol, spoken without a library's request loop.
 //!
 //! One codec (`wire`, `message`, `op`, `request`, `reply`) and one function from a request to a reply
-//! (`serve`) stand behind every way a request can come in (`classic`: reads of `/dev/fuse`). The crate fuser is
+//! (`serve`) stand behind every way a request can come in (`classic`: reads of `/dev/fuse`; `uring`: io_uring). The crate fuser is
 //! used for what it is the right part for: fusermount3, the INIT handshake and capabilities (`negotiate`), and
 //! notifications. Its request loop is not used, because
 //!
@@ -9,7 +9,7 @@
 //! - it does not pass on what a union needs: the kill flags of OPEN, SETATTR and SETXATTR, TMPFILE, STATX, SYNCFS,
 //!   a READDIRPLUS entry without attributes, lifetimes of names and attributes told apart;
 //! - it allocates for each directory reply and ties a node's number to its `st_ino`;
-//! - it knows only `/dev/fuse`, and this codec also serves FUSE over io_uring.
+//! - it knows only `/dev/fuse`.
 
 mod api;
 mod channel;
@@ -28,6 +28,7 @@ mod spin;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod uring;
 mod wire;
 
 pub use api::Core;
@@ -39,4 +40,5 @@ pub(crate) use reply::Timeout;
 pub(crate) use request::Dialect;
 pub(crate) use serve::{Policy, Service};
 pub use stats::{BUCKETS, OpStats, ReadStats, Stats};
+pub(crate) use uring::Rings;
 pub use wire::Opcode;

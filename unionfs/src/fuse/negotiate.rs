@@ -25,6 +25,8 @@ pub(crate) struct Wish {
     pub(crate) outside: bool,
     /// The kernel reads and writes files of branches itself.
     pub(crate) passthrough: bool,
+    /// Requests by io_uring.
+    pub(crate) uring: bool,
 }
 
 /// One thing the kernel may do for this mount.
@@ -89,6 +91,7 @@ const TABLE: &[Row] = &[
     (InitFlags::FUSE_PASSTHROUGH, "PASSTHROUGH", |wish| wish.passthrough, "reads and writes of settled files go to the branch without a message"),
     (InitFlags::FUSE_ATOMIC_O_TRUNC, "ATOMIC_O_TRUNC", |wish| wish.passthrough, "a file opened to be emptied is not copied up first"),
     (InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP, "DIRECT_IO_ALLOW_MMAP", |wish| wish.passthrough, "set-user-ID files opened for writing can be mapped"),
+    (InitFlags::FUSE_OVER_IO_URING, "OVER_IO_URING", |wish| wish.uring, "a message is one system call, and wakes no other CPU"),
     (InitFlags::FUSE_WRITEBACK_CACHE, "WRITEBACK_CACHE", |wish| wish.writeback, "small writes are collected in the page cache"),
 ];
 

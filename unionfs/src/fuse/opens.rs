@@ -26,13 +26,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fuser::{BackingId, INodeNo, Notifier};
 use parking_lot::Mutex;
+use rustix::fs::fstat;
 use tracing::{debug, warn};
 
 use super::api::Core;
 use super::op::Open;
 use super::reply::Opened;
 use super::wire::flag::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHROUGH};
-use crate::error::Result;
+use crate::error::{At, Errno, Error, Result};
 use crate::sys;
 use crate::types::{Ino, SetAttr};
 
@@ -69,9 +70,17 @@ struct State {
 enum Way {
     /// To the kernel's page cache, and from there here.
     Cached,
-    /// To the backing file of this id.
-    Backed(u32),
+    /// To a backing file.
+    Backed {
+        /// What the kernel knows it by.
+        id: u32,
+        /// Which file it is.
+        file: FileId,
+    },
 }
+
+/// A file: its device and inode number.
+type FileId = (u64, u64);
 
 impl Opens {
     /// Nothing is open yet on the connection of `device`.
@@ -95,34 +104,38 @@ impl Opens {
             let change = SetAttr { size: Some(0), kill_suidgid: open.kill_suidgid, ..SetAttr::default() };
             core.setattr(node, &change)?;
         }
+        // A writer is given the file that takes writes now, whatever the branches were when others opened it.
+        let target = if open.writes() { core.settled_file(node, true)? } else { None };
         let set_ids = open.writes() && core.getattr(node)?.mode & SET_IDS != 0;
         if let Some(state) = self.shard(node).lock().get_mut(&node) {
-            return Ok(self.join(node, state, open, set_ids));
+            return self.join(node, state, open, target.as_ref(), set_ids);
         }
-        let (way, keep) = if set_ids { (Way::Cached, false) } else { self.way(core, node, open)? };
-        Ok(match self.shard(node).lock().entry(node) {
+        let file = if open.writes() { target } else { core.settled_file(node, false)? };
+        let (way, keep) = if set_ids { (Way::Cached, false) } else { self.way(node, file.as_ref())? };
+        match self.shard(node).lock().entry(node) {
             Entry::Occupied(mut other) => {
                 self.unregister(way);
-                self.join(node, other.get_mut(), open, set_ids)
+                self.join(node, other.get_mut(), open, file.as_ref(), set_ids)
             }
             Entry::Vacant(first) => {
                 let state = first.insert(State { way, opens: 0, mappers: 0 });
-                let mut opened = self.join(node, state, open, set_ids);
+                let mut opened = self.join(node, state, open, file.as_ref(), set_ids)?;
                 if !keep {
                     opened.flags &= !FOPEN_KEEP_CACHE;
                 }
-                opened
+                Ok(opened)
             }
-        })
+        }
     }
 
     /// How a node that is not open is to be opened, and whether the pages that the kernel may have are right.
-    fn way(&self, core: &impl Core, node: Ino, open: Open) -> Result<(Way, bool)> {
-        let Some(file) = core.settled_file(node, open.writes())? else {
+    fn way(&self, node: Ino, file: Option<&OwnedFd>) -> Result<(Way, bool)> {
+        let Some(fd) = file else {
             return Ok((Way::Cached, true));
         };
-        match BackingId::create_raw(&*self.device, &file) {
-            Ok(id) => Ok((Way::Backed(id), false)),
+        let file = file_id(fd)?;
+        match BackingId::create_raw(&*self.device, fd) {
+            Ok(id) => Ok((Way::Backed { id, file }, false)),
             Err(error) => {
                 // ELOOP: the branch is a stacked filesystem. ENFILE, ENOMEM: too many already.
                 debug!(%error, node = node.get(), "not passed through");
@@ -131,12 +144,25 @@ impl Opens {
         }
     }
 
-    /// One more open of a node that is open in `state`, under the lock of its shard.
-    fn join(&self, node: Ino, state: &mut State, open: Open, set_ids: bool) -> Opened {
-        state.opens += 1;
-        let Way::Backed(id) = state.way else {
-            return Opened { handle: 0, flags: FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, backing_id: 0 };
+    /// One more open of a node that is open in `state`, under the lock of its shard; a writer means to write `target`.
+    fn join(
+        &self,
+        node: Ino,
+        state: &mut State,
+        open: Open,
+        target: Option<&OwnedFd>,
+        set_ids: bool,
+    ) -> Result<Opened> {
+        let Way::Backed { id, file } = state.way else {
+            state.opens += 1;
+            return Ok(Opened { handle: 0, flags: FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, backing_id: 0 });
         };
+        if open.writes() && target.map(file_id).transpose()? != Some(file) {
+            // The branches have changed since others opened it, and the kernel takes no second backing file. The old
+            // one may be of a branch that is not to be written.
+            return Err(Error::rule("open", Errno::TXTBSY));
+        }
+        state.opens += 1;
         let mut opened =
             Opened { handle: 0, flags: FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, backing_id: id.cast_signed() };
         if set_ids {
@@ -150,7 +176,7 @@ impl Opens {
                 self.drop_attributes(node);
             }
         }
-        opened
+        Ok(opened)
     }
 
     /// Closes what [`Opens::open`] opened.
@@ -183,7 +209,7 @@ impl Opens {
     }
 
     fn unregister(&self, way: Way) {
-        if let Way::Backed(id) = way
+        if let Way::Backed { id, .. } = way
             && let Err(error) = sys::close_backing(&*self.device, id)
         {
             warn!(%error, id, "backing file not closed");
@@ -197,4 +223,8 @@ impl Opens {
             debug!(%error, node = node.get(), "attributes not dropped");
         }
     }
+}
+
+fn file_id(fd: &OwnedFd) -> Result<FileId> {
+    fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).during("fstat")
 }

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use super::error::MountError;
 use super::{Server, attach};
 use crate::error::Errno;
 use crate::fuse::control::Control;
 use crate::fuse::{
-    Core, Dialect, Features, Negotiator, Opens, Policy, Reading, Service, Stats, Timeout, Wish,
+    Core, Dialect, Features, Negotiator, Opens, Policy, Reading, Rings, Service, Stats, Timeout, Wish,
 };
 
 /// Who may use the mount.
@@ -38,6 +38,18 @@ pub enum IoMode {
     /// are then read, written and mapped without any, and share the branch's page cache. Needs kernel 6.9 and
     /// `CAP_SYS_ADMIN` in the first user namespace; without them it is the same as stateless.
     Passthrough,
+}
+
+/// How requests come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// By io_uring where the host has switched it on, else by `/dev/fuse`.
+    #[default]
+    Auto,
+    /// By `/dev/fuse`.
+    Classic,
+    /// By io_uring; where that is not to be had it is the same as classic, with a warning.
+    Uring,
 }
 
 bitflags::bitflags! {
@@ -84,6 +96,7 @@ pub struct MountOptions {
     threads: usize,
     spin: Duration,
     io: IoMode,
+    transport: Transport,
 }
 
 impl MountOptions {
@@ -106,6 +119,7 @@ impl MountOptions {
             threads: 8,
             spin: Duration::from_micros(30),
             io: IoMode::default(),
+            transport: Transport::default(),
         }
     }
 
@@ -195,6 +209,12 @@ impl MountOptions {
         self
     }
 
+    /// How requests come.
+    pub const fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
     /// Mounts `core` and agrees with the kernel on features. Requests wait until [`Server::run`].
     ///
     /// # Errors
@@ -202,7 +222,8 @@ impl MountOptions {
     /// See [`MountError`]; nothing stays mounted then.
     pub fn mount<C: Core>(self, core: Arc<C>) -> Result<Server<C>, MountError> {
         let path = self.checked_mountpoint()?;
-        let wish = self.wish();
+        let rings = self.rings();
+        let wish = Wish { uring: rings.is_some(), ..self.wish() };
         let (negotiator, agreed) = Negotiator::new(wish);
         let (session, channel, guard) = attach::attach(&self, negotiator, &path)?;
         let unanswered = || MountError::Handshake { source: io::Error::other("INIT was not answered") };
@@ -213,15 +234,31 @@ impl MountOptions {
         let (device, notifier) = (Arc::clone(&channel), session.notifier());
         let control = Control::new(features.clone(), stats.clone(), notifier, device, path.clone());
         let service = Arc::new(Service::new(core, self.policy(&features), opens).controlled(control));
-        info!(at = ?path, protocol = ?features.protocol, passthrough, "mounted");
+        let uring = features.live("OVER_IO_URING");
+        info!(at = ?path, protocol = ?features.protocol, passthrough, uring, "mounted");
+        let rings = rings.filter(|_| uring);
         let reading = Reading { threads: self.threads.max(1), spin: self.spin };
-        Ok(Server { service, features, reading, stats, guard, session, channel })
+        Ok(Server { service, features, reading, rings, stats, guard, session, channel })
+    }
+
+    fn rings(&self) -> Option<Rings> {
+        if self.transport == Transport::Classic {
+            return None;
+        }
+        let rings = Rings::prepare();
+        if let Err(why) = &rings {
+            match self.transport {
+                Transport::Uring => warn!(why, "no FUSE over io_uring; /dev/fuse serves instead"),
+                _ => debug!(why, "no FUSE over io_uring"),
+            }
+        }
+        rings.ok()
     }
 
     /// What is worth asking the kernel for. Passing through excludes the writeback cache.
     fn wish(&self) -> Wish {
         let passthrough = self.io == IoMode::Passthrough && !self.writeback && attach::may_pass_through();
-        Wish { writeback: self.writeback, acl: self.acl, outside: self.outside, passthrough }
+        Wish { writeback: self.writeback, acl: self.acl, outside: self.outside, passthrough, uring: false }
     }
 
     /// The mount point with no symbolic link left in it, which must be a directory (`rootmode` in mount.fuse(8)).

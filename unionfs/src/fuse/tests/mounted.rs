@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::double::Double;
-use crate::mount::{MountError, MountOptions, Unmounter};
+use crate::mount::{MountError, MountOptions, Transport, Unmounter};
 
 /// A mounted double; unmounted at the end of the test, whatever comes.
 struct Mounted {
@@ -21,13 +21,19 @@ struct Mounted {
 }
 
 impl Mounted {
-    fn new(with: impl FnOnce(MountOptions) -> MountOptions) -> Self {
+    /// `None` where the host does not offer the transport.
+    fn new(transport: Transport, with: impl FnOnce(MountOptions) -> MountOptions) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let core = Arc::new(Double::new());
-        let server = with(MountOptions::new(dir.path())).mount(Arc::clone(&core)).unwrap();
+        let options = with(MountOptions::new(dir.path())).transport(transport);
+        let server = options.mount(Arc::clone(&core)).unwrap();
+        if transport == Transport::Uring && !server.features().live("OVER_IO_URING") {
+            eprintln!("SKIP: the host has not switched FUSE over io_uring on");
+            return None;
+        }
         let unmounter = server.unmounter();
         let server = Some(thread::spawn(move || server.run()));
-        Self { dir, core, unmounter, server }
+        Some(Self { dir, core, unmounter, server })
     }
 
     fn path(&self) -> &Path {
@@ -46,9 +52,8 @@ impl Drop for Mounted {
     }
 }
 
-#[test]
-fn tree_of_every_kind_reads_back() {
-    let mnt = Mounted::new(|options| options.fsname("double,x"));
+fn tree_of_every_kind_reads_back(transport: Transport) {
+    let Some(mnt) = Mounted::new(transport, |options| options.fsname("double,x")) else { return };
     let at = |name: &str| mnt.path().join(name);
     fs::create_dir(at("d")).unwrap();
     fs::write(at("d/f"), b"hello").unwrap();
@@ -74,9 +79,8 @@ fn tree_of_every_kind_reads_back() {
     assert!(line.starts_with("double,x ") && line.contains(" fuse.unionfs "), "{line}");
 }
 
-#[test]
-fn data_larger_than_a_message_round_trips() {
-    let mnt = Mounted::new(|options| options);
+fn data_larger_than_a_message_round_trips(transport: Transport) {
+    let Some(mnt) = Mounted::new(transport, |options| options) else { return };
     let data: Vec<u8> = (0..3_000_001u32).map(|i| i.to_le_bytes()[0] ^ i.to_le_bytes()[2]).collect();
     let path = mnt.path().join("big");
     File::create(&path).unwrap().write_all(&data).unwrap();
@@ -91,9 +95,8 @@ fn data_larger_than_a_message_round_trips() {
     assert_eq!(mnt.core.nodes.lock().values().filter(|node| node.data.len() == 10).count(), 1);
 }
 
-#[test]
-fn listing_of_many_names_is_complete_and_each_counts_one_lookup() {
-    let mnt = Mounted::new(|options| options);
+fn listing_of_many_names_is_complete_and_each_counts_one_lookup(transport: Transport) {
+    let Some(mnt) = Mounted::new(transport, |options| options) else { return };
     for i in 0..3000 {
         File::create(mnt.path().join(format!("name-{i}"))).unwrap();
     }
@@ -117,9 +120,8 @@ fn listing_of_many_names_is_complete_and_each_counts_one_lookup() {
     panic!("{} references are left over", held());
 }
 
-#[test]
-fn slow_requests_hold_up_nobody_else() {
-    let mnt = Mounted::new(|options| options.threads(4));
+fn slow_requests_hold_up_nobody_else(transport: Transport) {
+    let Some(mnt) = Mounted::new(transport, |options| options.threads(4)) else { return };
     let path = mnt.path().to_owned();
     let slow: Vec<_> = (0..3)
         .map(|_| {
@@ -138,3 +140,22 @@ fn slow_requests_hold_up_nobody_else() {
         assert_eq!(slow.join().unwrap(), Err(rustix::io::Errno::NODATA));
     }
 }
+
+/// Every test by each way that requests can come.
+macro_rules! by_each_transport {
+    ($($test:ident),+ $(,)?) => {
+        mod classic {
+            $(#[test] fn $test() { super::$test(super::Transport::Classic); })+
+        }
+        mod uring {
+            $(#[test] fn $test() { super::$test(super::Transport::Uring); })+
+        }
+    };
+}
+
+by_each_transport!(
+    tree_of_every_kind_reads_back,
+    data_larger_than_a_message_round_trips,
+    listing_of_many_names_is_complete_and_each_counts_one_lookup,
+    slow_requests_hold_up_nobody_else
+);
