@@ -14,6 +14,8 @@ mod data;
 mod differential;
 #[path = "mounted_directories.rs"]
 mod directories;
+#[path = "mounted_faults.rs"]
+mod faults;
 #[path = "mounted_formats.rs"]
 mod formats;
 #[path = "mounted_locks.rs"]

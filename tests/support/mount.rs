@@ -82,6 +82,26 @@ impl TestMount {
         self.server = serve(&self.tree, &self.options);
     }
 
+    /// Whether the server was killed.
+    pub(crate) fn has_died(&mut self) -> bool {
+        // Killed by another process a moment ago, it may not be reaped yet.
+        let end = Instant::now() + Duration::from_millis(50);
+        while fs::metadata(self.root()).is_err() && Instant::now() < end {
+            if let Ok(Some(status)) = self.server.try_wait() {
+                return !status.success();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        matches!(self.server.try_wait(), Ok(Some(status)) if !status.success())
+    }
+
+    /// Takes the mount of a dead server away and mounts again.
+    pub(crate) fn mount_again(&mut self) {
+        let root = self.root();
+        unmount(&root, UnmountFlags::DETACH).unwrap_or_else(|error| panic!("umount -l {root:?}: {error}"));
+        self.server = serve(&self.tree, &self.options);
+    }
+
     /// Unmounts, and tells how the server ended.
     pub(crate) fn unmount(&mut self) -> ExitStatus {
         let root = self.root();

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 
 use super::Union;
-use super::copyup::ALL_DATA;
 use crate::error::{Errno, Result};
 use crate::inode::Body;
 use crate::types::{FileKind, Ino};
@@ -20,7 +19,7 @@ impl Union {
     pub fn settled_file(&self, node: Ino, write: bool) -> Result<Option<OwnedFd>> {
         let node = self.node(node)?;
         if write {
-            self.open_to_write(&node, ALL_DATA)?;
+            self.open_to_write(&node)?;
         } else if self.writable() && node.kind == FileKind::Regular {
             match &*node.body.read() {
                 Body::File(state) if state.data.is_some() || !self.is_writable(state.branch) => {

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, XattrFlags, copy_file_range, fstat, ftruncate,
-    ioctl_ficlone, linkat, mkdirat, mknodat, renameat, seek, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags,
+    copy_file_range, fstat, ftruncate, ioctl_ficlone, linkat, mkdirat, mknodat, renameat, seek, symlinkat,
+    unlinkat,
 };
 
 use super::read::saturate;
@@ -27,30 +28,33 @@ pub(super) const ALL_DATA: u64 = u64::MAX;
 const CHUNK: usize = 128 * 1024;
 
 impl Union {
-    /// Makes sure that an object lies on a branch that is written. `keep` bytes of its content will be wanted.
+    /// Makes sure that an object lies on a branch that is written; true if it was copied there now.
+    ///
+    /// A copied file gets `size` bytes, and is changed now if that is not [`ALL_DATA`].
     ///
     /// # Errors
     ///
     /// `EROFS` if no branch above it takes changes.
-    pub(super) fn promote(&self, node: &Arc<Node>, keep: u64) -> Result<()> {
+    pub(super) fn promote(&self, node: &Arc<Node>, size: u64) -> Result<bool> {
         if node.is_dir() {
             let top = {
                 let body = node.body.read();
                 let state = body.dir()?;
                 if state.is_dead() || self.is_writable(state.top()) {
-                    return Ok(());
+                    return Ok(false);
                 }
                 state.top()
             };
-            return self.dir_on(node, self.copyup_branch(top, node.parent().as_ref())?);
+            self.dir_on(node, self.copyup_branch(top, node.parent().as_ref())?)?;
+            return Ok(true);
         }
         if self.is_settled(node) {
-            return Ok(());
+            return Ok(false);
         }
         let lock = Arc::clone(&self.copying.entry(node.ino).or_insert_with(|| Arc::new(Mutex::new(()))));
         let copied = {
             let _alone = lock.lock();
-            if self.is_settled(node) { Ok(()) } else { self.copy_up_file(node, keep) }
+            if self.is_settled(node) { Ok(false) } else { self.copy_up_file(node, size).map(|()| true) }
         };
         self.copying.remove_if(&node.ino, |_, entry| Arc::strong_count(entry) <= 2);
         copied
@@ -64,7 +68,7 @@ impl Union {
         }
     }
 
-    fn copy_up_file(&self, node: &Arc<Node>, keep: u64) -> Result<()> {
+    fn copy_up_file(&self, node: &Arc<Node>, size: u64) -> Result<()> {
         let (from, data) = match &*node.body.read() {
             Body::File(file) => (file.branch, file.data.clone()),
             Body::Dir(_) => return Ok(()),
@@ -75,7 +79,7 @@ impl Union {
             self.dir_on(parent, to)?;
         }
         let source = self.place(node, &node.body.read())?;
-        let (temp, shown) = self.copy_object(node, &source, data.as_deref(), to, keep)?;
+        let (temp, shown) = self.copy_object(node, &source, data.as_deref(), to, size)?;
         self.show_copy(node, parent.as_deref(), to, temp, shown)
     }
 
@@ -86,20 +90,23 @@ impl Union {
         source: &Place,
         data: Option<&Located>,
         to: BranchIndex,
-        keep: u64,
+        size: u64,
     ) -> Result<(Temp<'_>, Shown)> {
         let stat = source.stat().during("statx")?;
         let temp = self.must_work(to)?.temp();
         make_object(source, &stat, &temp).at("copy-up", to)?;
-        if node.kind == FileKind::Regular && keep > 0 && stat.st_size > 0 {
+        if node.kind == FileKind::Regular && size > 0 {
             let content = match data {
                 Some(data) => self.open_located(data)?,
                 None => source.open(OFlags::RDONLY).during("open")?,
             };
             let target = temp.place().open(OFlags::WRONLY).at("open", to)?;
-            copy_data(&content, &target, keep).at("copy-up", to)?;
+            copy_data(&content, &target, size).at("copy-up", to)?;
         }
         copy_metadata(source, &stat, &temp.place()).at("copy-up", to)?;
+        if size != ALL_DATA {
+            temp.place().utimens(&CHANGED_NOW).at("utimensat", to)?;
+        }
         let real = temp.place().stat().at("statx", to)?.st_ino;
         self.record_origin(to, &temp.place(), node.ino, real).at("setxattr", to)?;
         if !self.options.volatile && stat.st_size > 0 && node.kind == FileKind::Regular {
@@ -251,13 +258,21 @@ fn make_object(source: &Place, stat: &Stat, temp: &Temp<'_>) -> Result<(), Errno
     }
 }
 
-/// Copies content: shared blocks if the filesystem can, else range by range with the holes kept.
-fn copy_data(source: &OwnedFd, target: &OwnedFd, keep: u64) -> Result<(), Errno> {
+/// The times of a file whose content changes now.
+const CHANGED_NOW: Timestamps = Timestamps {
+    last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+    last_modification: Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+};
+
+/// Copies content, `want` bytes of it or all: shared blocks if the filesystem can, else range by range with the holes
+/// kept.
+fn copy_data(source: &OwnedFd, target: &OwnedFd, want: u64) -> Result<(), Errno> {
     let size = u64::try_from(fstat(source)?.st_size).unwrap_or_default();
-    if keep >= size && ioctl_ficlone(target, source).is_ok() {
-        return Ok(());
+    let new_size = if want == ALL_DATA { size } else { want };
+    if want >= size && size > 0 && ioctl_ficlone(target, source).is_ok() {
+        return if new_size == size { Ok(()) } else { ftruncate(target, new_size) };
     }
-    let end = size.min(keep);
+    let end = size.min(new_size);
     let mut at = 0;
     while at < end {
         let data = match seek(source, SeekFrom::Data(at)) {
@@ -270,7 +285,7 @@ fn copy_data(source: &OwnedFd, target: &OwnedFd, keep: u64) -> Result<(), Errno>
         copy_range(source, target, data, hole)?;
         at = hole;
     }
-    ftruncate(target, end)
+    ftruncate(target, new_size)
 }
 
 fn copy_range(source: &OwnedFd, target: &OwnedFd, from: u64, end: u64) -> Result<(), Errno> {

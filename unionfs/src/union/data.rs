@@ -80,7 +80,7 @@ impl Union {
     /// before a failure count: the number is returned, and the failure comes with the next write.
     pub fn write(&self, node: Ino, offset: u64, data: &[u8], kill_suidgid: bool) -> Result<usize> {
         let node = self.node(node)?;
-        let mut file = self.open_to_write(&node, ALL_DATA)?;
+        let mut file = self.open_to_write(&node)?;
         let mut done = 0;
         // Where files may move on, none moves under a write.
         let mut still = self.options.move_on_enospc.then(|| node.body.read());
@@ -105,12 +105,12 @@ impl Union {
         Ok(done)
     }
 
-    /// The file behind a node, copied up if it has to be, of which `keep` bytes will still matter.
-    pub(super) fn open_to_write(&self, node: &Arc<Node>, keep: u64) -> Result<Arc<OpenFile>> {
+    /// The file behind a node, copied up if it has to be.
+    pub(super) fn open_to_write(&self, node: &Arc<Node>) -> Result<Arc<OpenFile>> {
         if let Some(file) = self.files.get(&node.ino).filter(|file| file.writable) {
             return Ok(file);
         }
-        self.promote(node, keep)?;
+        self.promote(node, ALL_DATA)?;
         self.open_file(node, true)
     }
 
@@ -171,7 +171,7 @@ impl Union {
     /// `EOPNOTSUPP` where the branch's filesystem cannot do it.
     pub fn fallocate(&self, node: Ino, mode: u32, offset: u64, len: u64) -> Result<()> {
         let node = self.node(node)?;
-        let file = self.open_to_write(&node, ALL_DATA)?;
+        let file = self.open_to_write(&node)?;
         fallocate(&file.fd, FallocateFlags::from_bits_retain(mode), offset, len).during("fallocate")?;
         self.kill_suidgid(&node)
     }
@@ -205,7 +205,7 @@ impl Union {
         len: u64,
     ) -> Result<usize> {
         let (from, to) = (self.node(from)?, self.node(to)?);
-        let target = self.open_to_write(&to, ALL_DATA)?;
+        let target = self.open_to_write(&to)?;
         // Opened second: both may be one file, which is on its writable branch now.
         let source = self.open_file(&from, false)?;
         let (mut from_offset, mut to_offset) = (from_offset, to_offset);
