@@ -346,3 +346,13 @@ pub(crate) fn fingerprint(root: &Path) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// A copy of the program without its debugging information, in a directory where others may run it.
+pub(crate) fn small_program(directory: &Path) -> PathBuf {
+    let path = directory.join("uctr");
+    let stripped = Command::new("strip").arg("-o").arg(&path).arg(env!("CARGO_BIN_EXE_uctr")).status();
+    if !stripped.is_ok_and(|status| status.success()) {
+        fs::copy(env!("CARGO_BIN_EXE_uctr"), &path).unwrap();
+    }
+    path
+}
