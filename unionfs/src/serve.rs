@@ -102,6 +102,8 @@ fn mount_options(choice: &MountChoice, union: &Union, mountpoint: &OsStr) -> Mou
         .flags(flags)
         .default_permissions(choice.default_permissions.unwrap_or(true))
         .writeback(choice.writeback)
+        .io(choice.io)
+        .transport(choice.transport)
         .acl(!choice.no_acl)
         .xattrs(!choice.no_xattrs)
         .durable(!choice.volatile)

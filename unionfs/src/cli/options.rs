@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use unionfs::Format;
-use unionfs::mount::MountFlags;
+use unionfs::mount::{IoMode, MountFlags, Transport};
 use unionfs::policy::{CopyupPolicy, CreatePolicy, UnknownPolicy};
 use unionfs::union::Udba;
 
@@ -22,6 +22,8 @@ pub(crate) struct MountChoice {
     pub(crate) format: Format,
     pub(crate) volatile: bool,
     pub(crate) writeback: bool,
+    pub(crate) io: IoMode,
+    pub(crate) transport: Transport,
     pub(crate) no_acl: bool,
     pub(crate) no_xattrs: bool,
     pub(crate) timeout: Option<Duration>,
@@ -150,6 +152,14 @@ impl MountChoice {
             "minfreespace" => match parse_size(&text) {
                 Some(size) => self.min_free = size,
                 None => return refuse("minfreespace", "write a number of bytes, or one with K, M, G or T"),
+            },
+            "io" => match text.parse() {
+                Ok(io) => self.io = io,
+                Err(want) => return refuse("io", want),
+            },
+            "transport" => match text.parse() {
+                Ok(transport) => self.transport = transport,
+                Err(want) => return refuse("transport", want),
             },
             "threads" => match text.parse() {
                 Ok(threads @ 1..=64) => self.threads = Some(threads),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,19 @@ pub enum IoMode {
     Passthrough,
 }
 
+impl FromStr for IoMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "stateless" => Ok(Self::Stateless),
+            "passthrough" => Ok(Self::Passthrough),
+            _ => Err("write auto, stateless or passthrough"),
+        }
+    }
+}
+
 /// How requests come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
@@ -50,6 +64,19 @@ pub enum Transport {
     Classic,
     /// By io_uring; where that is not to be had it is the same as classic, with a warning.
     Uring,
+}
+
+impl FromStr for Transport {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "classic" => Ok(Self::Classic),
+            "uring" => Ok(Self::Uring),
+            _ => Err("write auto, classic or uring"),
+        }
+    }
 }
 
 bitflags::bitflags! {
