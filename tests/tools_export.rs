@@ -32,7 +32,7 @@ fn a_layer_over_the_lowers_is_the_merged_tree() {
         let branches = format!("{}=ro+wh:{}", layer.display(), scene.lowers());
         ok(run(&["mount", &branches, mnt.to_str().unwrap()]));
         let (got, times) = (read_tree(&mnt), mtimes(&mnt, &scene.merged));
-        ok(run(&["umount", mnt.to_str().unwrap()]));
+        ok(run(&["umount", "--lazy", mnt.to_str().unwrap()]));
         let changed = difference(&carried(&scene.merged), &got);
         assert!(changed.is_none(), "{writer:?}:\n{}", changed.unwrap());
         assert_eq!(times, scene.times, "{writer:?}: times");

@@ -37,7 +37,7 @@ const LOWERS: [&str; 2] = [
     "d/g=g old/p=p old/gone=gone old/deep/y=y dir/c=c mid=mid opq/hidden=hidden keep/l=l swap1/un=un gone=gone2",
 ];
 
-/// A tree whose lower branches are ready and whose upper is empty.
+/// A tree whose lower branches, with marks that `writer` reads, are ready and whose upper is empty.
 fn tree(writer: Writer) -> TestTree {
     TestTree::build(3, 1, |index, root| {
         let words = index.checked_sub(1).map_or("", |lower| LOWERS[lower]);
@@ -97,12 +97,21 @@ impl Scene {
         match writer {
             Writer::Aufs => Self::ours(writer, &[]),
             Writer::Overlay => Self::ours(writer, &["-o", "format=overlay"]),
-            Writer::Kernel => Self::kernels(),
+            Writer::Kernel => Self::kernels("redirect_dir=on,metacopy=on"),
         }
     }
 
+    /// An upper of the aufs format over lower branches whose marks the kernel reads too.
+    pub(crate) fn over_kernel_marks() -> Self {
+        Self::ours_over(tree(Writer::Kernel), Writer::Aufs, &[])
+    }
+
     fn ours(writer: Writer, options: &[&str]) -> Self {
-        let mut mount = TestMount::over(tree(writer), options);
+        Self::ours_over(tree(writer), writer, options)
+    }
+
+    fn ours_over(tree: TestTree, writer: Writer, options: &[&str]) -> Self {
+        let mut mount = TestMount::over(tree, options);
         let base = read_tree(&mount.root());
         history(&mount.root(), writer);
         let merged = read_tree(&mount.root());
@@ -111,9 +120,10 @@ impl Scene {
         Self { held: Held::Mount(mount), writer, base, merged, times }
     }
 
-    fn kernels() -> Self {
+    /// An upper that the kernel wrote, mounted with these options.
+    pub(crate) fn kernels(options: &str) -> Self {
         let tree = tree(Writer::Kernel);
-        let mount = KernelMount::new(&tree, "redirect_dir=on,metacopy=on");
+        let mount = KernelMount::new(&tree, options);
         let base = read_tree(&mount.root);
         history(&mount.root, Writer::Kernel);
         let merged = read_tree(&mount.root);
@@ -138,6 +148,20 @@ impl Scene {
     /// The lower branches, as `--lower` takes them.
     pub(crate) fn lowers(&self) -> String {
         format!("{}=ro+wh:{}=ro+wh", self.tree().branch(1).display(), self.tree().branch(2).display())
+    }
+
+    /// What our union shows of the branches, mounted read-only with a format.
+    pub(crate) fn shown(&self, format: &str) -> (Tree, Vec<(PathBuf, i128)>) {
+        let mnt = self.tree().beside("shown");
+        fs::create_dir_all(&mnt).unwrap();
+        let (branches, options) =
+            (format!("{}=rw:{}", self.upper(), self.lowers()), format!("ro,format={format}"));
+        ok(run(&["mount", "-o", &options, &branches, mnt.to_str().unwrap()]));
+        let tree = read_tree(&mnt);
+        let times = mtimes(&mnt, &tree);
+        // A process that another test starts at this moment may have a file of the mount open until its exec.
+        ok(run(&["umount", "--lazy", mnt.to_str().unwrap()]));
+        (tree, times)
     }
 
     /// Runs one of our commands on the upper, the lower branches being told, and gives what it printed.

@@ -144,10 +144,10 @@ pub(crate) struct DirMarks {
     pub(crate) redirect: Option<Vec<u8>>,
 }
 
-const OPAQUE_XATTRS: [&[u8]; 3] =
+pub(crate) const OPAQUE_XATTRS: [&[u8]; 3] =
     [b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque"];
 const IMPURE_XATTRS: [&[u8]; 2] = [b"trusted.overlay.impure", b"user.overlay.impure"];
-const REDIRECT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
+pub(crate) const REDIRECT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
 const WHITEOUT_XATTRS: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteout"];
 
 impl DirMarks {

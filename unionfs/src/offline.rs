@@ -6,12 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use unionfs::Format;
 use unionfs::tools::Subject;
+use unionfs::tools::convert::{Conversion, Converted, convert};
 use unionfs::tools::diff::diff;
 use unionfs::tools::export::{Notice, export};
 use unionfs::tools::whereis::{Place, Role, whereis};
 
-use crate::cli::{DiffArgs, ExportArgs, WhereArgs};
+use crate::cli::{ConvertArgs, DiffArgs, ExportArgs, WhereArgs};
 
 /// Bytes written to an archive at a time.
 const CHUNK: usize = 256 * 1024;
@@ -107,6 +109,24 @@ impl<'a> Target<'a> {
         self.part.persist(self.path).with_context(|| format!("cannot make {}", self.path.display()))?;
         Ok(notices)
     }
+}
+
+/// Converts, and tells what was rewritten.
+pub(crate) fn print_convert(args: ConvertArgs) -> anyhow::Result<()> {
+    let how = Conversion { to: args.to, workdir: args.workdir, userxattr: args.userxattr };
+    let Converted { whiteouts, opaque, redirects, linked } = convert(&args.upper, &how)?;
+    let said = format!(
+        "{}: {} format: {whiteouts} whiteouts, {opaque} opaque directories, {redirects} renamed directories rewritten\n",
+        args.upper.display(),
+        how.to
+    );
+    if linked > 0 && how.to == Format::Overlay {
+        eprintln!(
+            "unionfs: hard-linked lower files were changed by one of their names: the kernel shows the old content by \
+             the others, a union does not"
+        );
+    }
+    io::stdout().write_all(said.as_bytes()).context("standard output")
 }
 
 /// Prints what each branch has; an exit status of 1 tells that one of the paths is not in its union.

@@ -18,6 +18,8 @@ use crate::place::{Place, ShortName};
 
 /// Where temporaries are made.
 const TEMP: &str = "work";
+/// In the work directory while `unionfs convert` changes the branch: a symbolic link whose target is the new format.
+pub(crate) const CONVERTING: &str = "converting";
 /// Where hard-linked files that were copied up are found by the identity of their origin.
 pub(crate) const LINKS: &str = "links";
 
@@ -80,6 +82,10 @@ impl Work {
     pub(crate) const fn links(&self) -> &Arc<OwnedFd> {
         &self.links
     }
+
+    pub(crate) const fn dir(&self) -> &OwnedFd {
+        &self.dir
+    }
 }
 
 impl Drop for Work {
@@ -101,6 +107,22 @@ pub(crate) fn find_links(branch: &Branch, path: Option<&Path>) -> Option<Arc<Own
         None => openat(branch.root(), WORK, DIR_FLAGS, Mode::empty()),
     };
     openat(dir.ok()?, LINKS, DIR_FLAGS, Mode::empty()).ok().map(Arc::new)
+}
+
+/// Refuses to take `.wh.` names for a user's while a conversion between the formats is unfinished.
+pub(crate) fn refuse_unfinished(branch: &Branch, path: Option<&Path>) -> Result<(), BranchError> {
+    let inside = Path::new(OsBytes(WORK).as_path()).join(CONVERTING);
+    let found = [Some((branch.root().as_fd(), inside)), path.map(|path| (CWD, path.join(CONVERTING)))];
+    let there = |(dir, path)| rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    if !found.into_iter().flatten().any(there) {
+        return Ok(());
+    }
+    Err(BranchError {
+        path: branch.spec().path.clone(),
+        op: "format",
+        errno: Errno::BUSY,
+        hint: " (its conversion was interrupted: run 'unionfs convert' again, or mount it with format=aufs)",
+    })
 }
 
 /// A name in the work directory; what is made under it vanishes unless it is moved away.
@@ -155,7 +177,7 @@ fn hint(op: &str, errno: Errno) -> &'static str {
 }
 
 /// Locks a work directory. The server of a union that was just unmounted may take a moment to let go of it.
-fn lock(dir: &OwnedFd) -> Result<(), Errno> {
+pub(crate) fn lock(dir: &OwnedFd) -> Result<(), Errno> {
     const PATIENCE: Duration = Duration::from_secs(2);
     let since = Instant::now();
     loop {

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use options::{MountChoice, shown_source};
-use tools::{DIFF, EXPORT, WHERE};
-pub(crate) use tools::{DiffArgs, ExportArgs, WhereArgs};
+use tools::{CONVERT, DIFF, EXPORT, WHERE};
+pub(crate) use tools::{ConvertArgs, DiffArgs, ExportArgs, WhereArgs};
 
 /// Unites directories over FUSE.
 #[derive(Debug, Parser)]
@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// Write what a writable branch changes as an OCI layer
     #[command(long_about = EXPORT)]
     Export(ExportArgs),
+    /// Rewrite the marks of a writable branch in the other format
+    #[command(long_about = CONVERT)]
+    Convert(ConvertArgs),
     /// Tell which branch holds a path of a mounted union, and what lies beneath
     #[command(long_about = WHERE)]
     Where(WhereArgs),

@@ -24,6 +24,16 @@ opaque marks '.wh..wh..opq', hard links, extended attributes and times to the na
 The same branch gives the same bytes. Only the writable branch is walked; a directory that was renamed is written \
 out whole, and so is a hard-linked file that was changed by one of its names. Sockets are left out, with a warning.";
 
+pub(super) const CONVERT: &str = "\
+Rewrite the marks of a writable branch in the other format, in place: to kernel overlay's, so that the kernel can mount \
+it as upperdir, or to aufs's
+
+It may be interrupted at any moment: run it again to finish it; until then the branch can be mounted with format=aufs. \
+What the new format cannot hold is refused before anything is changed. An upper with renamed directories needs \
+redirect_dir=on (or follow) when the kernel mounts it.
+
+Until another work directory is named, kernel overlay's format has it beside the branch, in 'UPPER.work'.";
+
 pub(super) const WHERE: &str = "\
 Tell which branch holds a path of a mounted union, and what lies beneath
 
@@ -59,6 +69,22 @@ pub(crate) struct ExportArgs {
     /// Write the layer to this file, which appears when it is complete; without it, to standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// The writable branch of a union that is not mounted
+    #[arg(value_name = "UPPER")]
+    pub(crate) upper: PathBuf,
+    /// The format it is to have
+    #[arg(long, value_name = "aufs|overlay")]
+    pub(crate) to: Format,
+    /// UPPER's work directory, if the union is mounted with -o workdir=
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+    /// Write user.overlay attributes, for kernel overlay mounted with -o userxattr (as they always are without root)
+    #[arg(long)]
+    pub(crate) userxattr: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,17 +1,20 @@
 //! The offline tools: what a writable branch (an upper) holds, looked at from outside a mount.
 //!
-//! They read every format of marks ([`crate::Format`] tells which are written), never change a lower branch, and see
+//! They read every format of marks, never change a lower branch, and see
 //! merged content through a read-only [`Union`] of the same branches, so that one set of rules decides what a file is.
 //!
 //! | module | command | what it answers |
 //! |---|---|---|
 //! | [`diff`] | `unionfs diff` | which paths were added, changed and deleted |
 //! | [`export`] | `unionfs export` | the same as an OCI layer |
+//! | [`convert`] | `unionfs convert` | nothing: it rewrites the upper's marks in the other format |
 //! | [`whereis`] | `unionfs where` | which branch holds a path, and what lies beneath |
 
 mod changes;
+pub mod convert;
 pub mod diff;
 pub mod export;
+mod hold;
 mod layer;
 mod links;
 mod pax;

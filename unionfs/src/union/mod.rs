@@ -39,7 +39,7 @@ use crate::marks::Format;
 use crate::place::Place;
 use crate::policy::{CopyupPolicy, CreatePolicy};
 use crate::types::{BranchIndex, FileKind, Ino};
-use crate::work::{Work, beside, find_links};
+use crate::work::{Work, beside, find_links, refuse_unfinished};
 use data::OpenFile;
 use groups::Groups;
 pub use live::{InUse, LiveError};
@@ -397,6 +397,9 @@ fn open_works(branches: &[Branch], options: &Options) -> std::result::Result<Vec
     for (at, branch) in branches.iter().enumerate() {
         let written = branch.writable() && !options.read_only;
         let path = workdir_of(branches, at, options);
+        if branch.writable() && options.format == Format::Overlay {
+            refuse_unfinished(branch, path.as_deref())?;
+        }
         works.push(written.then(|| Work::open(branch, path.as_deref())).transpose()?);
     }
     Ok(works)
