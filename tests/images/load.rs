@@ -265,6 +265,42 @@ fn index_of_several_platforms() {
 }
 
 #[test]
+fn archive_that_is_both_is_read_as_a_layout() {
+    // As Docker saves since version 25, having pulled one of two platforms.
+    let mut layout = Layout::default();
+    let packed = Packed::new(&three());
+    let platform = |architecture: &str| json!({"os": "linux", "architecture": architecture});
+    let pulled = with(layout.image(&packed), "platform", platform("amd64"));
+    let mut elsewhere = Layout::default();
+    let other = with(
+        elsewhere.image(&Packed::for_architecture("s390x", &three()[..1])),
+        "platform",
+        platform("s390x"),
+    );
+    let index = layout.index(&[other, pulled]);
+    let names = json!({"io.containerd.image.name": "docker.io/library/x:1", "org.opencontainers.image.ref.name": "1"});
+    let mut layout = layout.indexed(&[with(index, "annotations", names)]);
+    layout.0.insert("manifest.json".into(), b"[]".to_vec());
+    let options = |platform: &str| LoadOptions { platform: Some(platform.parse().unwrap()), name: None };
+    let world = World::new();
+    load(&world.store(), &layout.tar(), &options("linux/amd64")).unwrap();
+    assert_eq!(world.store().resolve("x:1").unwrap().id.0, packed.id());
+    let error = load(&world.store(), &layout.tar(), &options("linux/s390x")).expect_err("it is not there");
+    assert!(error.contains("it has no blobs/sha256/"), "{error}");
+}
+
+#[test]
+fn docker_archive_for_another_platform_is_refused_if_one_is_asked_for() {
+    let world = World::new();
+    let archive = Packed::for_architecture("s390x", &three()).docker("x");
+    let asked = |platform: &str| world.uctr_with(&["load", "--platform", platform], &archive);
+    asked("linux/amd64").fails(&["no image for linux/amd64", "only for linux/s390x"]);
+    world.check_nothing_left();
+    asked("linux/s390x").ok();
+    asked("s390x").fails(&["OS/ARCHITECTURE"]);
+}
+
+#[test]
 fn image_for_another_processor_is_taken_if_it_is_the_only_one() {
     let mut layout = Layout::default();
     let image = layout.image(&Packed::for_architecture("s390x", &three()));

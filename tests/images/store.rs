@@ -10,7 +10,7 @@ use serde_json::Value;
 use uctr::image::{Error, LoadOptions, Removed};
 
 use crate::archives::{Packed, Tar};
-use crate::support::{World, load, names};
+use crate::support::{World, load, names, run};
 
 fn layers(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|at| Tar::new().file(format!("file{at}"), vec![b'x'; 1000 * (at + 1)]).end()).collect()
@@ -318,6 +318,21 @@ fn loads_and_removals_at_once_are_safe() {
     assert_eq!(names(&world.root().join("layers")).len(), 3);
     assert!(names(&world.root().join("tmp")).is_empty());
     world.check();
+}
+
+#[test]
+fn full_disk_is_told_and_leaves_nothing() {
+    let world = World::new();
+    fs::create_dir(world.root()).unwrap();
+    // The mount is in a namespace of its own and goes with it.
+    let script = r#"mount -t tmpfs -o size=2m none "$1" && "$0" --root "$1" import - x; echo "status $?"; ls "$1/tmp" "$1/layers""#;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_uctr")]).arg(world.root());
+    let archive = Tar::new().file("small", "x").file("large", vec![b'x'; 4 << 20]).end();
+    let output = run(&mut unshare, &archive);
+    assert!(output.err.contains("entry \"large\"") && output.err.contains("No space left"), "{output:?}");
+    let root = world.root().display().to_string();
+    assert_eq!(output.out, format!("status 125\n{root}/layers:\n\n{root}/tmp:\n"));
 }
 
 #[test]

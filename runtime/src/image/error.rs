@@ -76,7 +76,7 @@ pub enum Error {
         found: u64,
     },
     /// An archive whose content cannot be taken.
-    #[error("{archive}: {at}")]
+    #[error("{archive}: {at}{}", at.fault.fix())]
     Archive {
         /// Which archive.
         archive: String,
@@ -247,6 +247,14 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What can be done, where the fault does not say it.
+    fn fix(&self) -> &'static str {
+        match self {
+            Self::Truncated | Self::NoEndMark | Self::LoneZeroBlock | Self::Checksum | Self::Io { .. } => "",
+            _ => "; nothing of the archive was kept, make it anew without such an entry",
+        }
+    }
+
     /// Wraps an error of the operating system with what was tried.
     pub(super) fn io(act: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { act, source }

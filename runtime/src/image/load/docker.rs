@@ -9,6 +9,7 @@ use super::super::layer::{Expected, compare};
 use super::super::reference::Reference;
 use super::super::session::NewImage;
 use super::super::store::parse_json;
+use super::platform::Platform;
 use super::source::Source;
 use super::{Found, Part};
 
@@ -26,20 +27,25 @@ struct Manifest {
     layers: Vec<String>,
 }
 
-/// The images of the archive.
-pub(super) fn find(source: &Source) -> Result<Vec<Found>> {
+/// The images of the archive; all of them must be for a platform that is asked for.
+pub(super) fn find(source: &Source, wanted: Option<&Platform>) -> Result<Vec<Found>> {
     let what = source.named(MANIFEST).display().to_string();
     let manifests: Vec<Manifest> = parse_json(&what, &source.document(MANIFEST)?)?;
-    manifests.iter().map(|manifest| image(source, manifest)).collect()
+    manifests.iter().map(|manifest| image(source, manifest, wanted)).collect()
 }
 
-fn image(source: &Source, manifest: &Manifest) -> Result<Found> {
+fn image(source: &Source, manifest: &Manifest, wanted: Option<&Platform>) -> Result<Found> {
     let config = source.document(&manifest.config)?;
     let what = source.named(&manifest.config).display().to_string();
     let id = ImageId(Digest::of(&config));
     compare(&what, digest_in(&manifest.config), id.0)?;
     let document: Document = parse_json(&what, &config)?;
-    let layers = document.rootfs.diff_ids.clone();
+    let offered = Platform::of(&document);
+    if let Some(wanted) = wanted.filter(|wanted| wanted.suits(&offered) == 0) {
+        let (wanted, offered) = (wanted.to_string(), vec![offered.to_string()]);
+        return Err(Error::NoPlatform { what: source.what.clone(), wanted, offered });
+    }
+    let layers = document.rootfs.diff_ids;
     if layers.len() != manifest.layers.len() {
         let rule =
             format!("{what} speaks of {} layers, {MANIFEST} of {}", layers.len(), manifest.layers.len());

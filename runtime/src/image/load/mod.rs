@@ -107,7 +107,7 @@ impl Store {
         if source.has(oci::LAYOUT)? {
             oci::find(source, options.platform.as_ref())
         } else if source.has(docker::MANIFEST)? {
-            docker::find(source)
+            docker::find(source, options.platform.as_ref())
         } else {
             let rule = format!(
                 "it has neither {} nor {}; for the tar of a root filesystem there is `uctr import`",

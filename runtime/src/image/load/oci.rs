@@ -104,6 +104,13 @@ fn choose(
     let mut offered = Vec::new();
     let mut best: Option<(u32, Descriptor)> = None;
     for descriptor in choices {
+        // What does not suit need not be there: Docker keeps only the platforms that it pulled.
+        if let Some(platform) =
+            descriptor.platform.as_ref().filter(|other| several && wanted.suits(other) == 0)
+        {
+            offered.push(platform.to_string());
+            continue;
+        }
         let descriptor = match node(source, &descriptor)?.manifests {
             Some(inner) => {
                 let inner: Vec<_> = inner.into_iter().filter(is_image).collect();
@@ -134,8 +141,7 @@ fn platform_of(source: &Source, descriptor: &Descriptor) -> Result<Platform> {
         return Ok(platform.clone());
     }
     let (_, config) = config_of(source, &node(source, descriptor)?)?;
-    let Document { os, architecture, variant, .. } = config;
-    Ok(Platform { os, architecture, variant })
+    Ok(Platform::of(&config))
 }
 
 fn image(source: &Source, descriptor: &Descriptor, names: Vec<Reference>) -> Result<Found> {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::super::config::{self, null_is_default};
+use super::super::config::{self, Document, null_is_default};
 use super::super::error::{Error, Result};
 
 /// An operating system and a processor, as Go names them (OCI image spec, "Image Index").
@@ -26,6 +26,12 @@ impl Platform {
     /// That of this machine.
     pub fn host() -> Self {
         Self { os: "linux".into(), architecture: config::host_architecture().into(), variant: String::new() }
+    }
+
+    /// That which an image is for.
+    pub(super) fn of(document: &Document) -> Self {
+        let Document { os, architecture, variant, .. } = document.clone();
+        Self { os, architecture, variant }
     }
 
     /// How well an image for `offered` runs here: 0 not at all, more is better.
