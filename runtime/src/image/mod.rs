@@ -7,7 +7,7 @@
 //! ROOT/images/names.json           name -> identity, all of them; replaced as a whole
 //! ROOT/images/<id>/config.json     the configuration, byte for byte: its SHA-256 is the identity
 //! ROOT/images/<id>/manifest.json   the OCI manifest it came with, if it came with one
-//! ROOT/images/<id>/condemned       it was removed by force, and goes when its last container does
+//! ROOT/images/condemned/<id>       it was removed by force, and goes when its last container is gone
 //! ROOT/layers/<diff-id>/diff/      the tree of a layer, as its tar has it; whiteouts are `.wh.` files
 //! ROOT/layers/<diff-id>/layer.json identity, sizes
 //! ROOT/layers/<diff-id>/frame.zst  the tar stream without the content of its files, to put it together again

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use rustix::fs::{self as rfs, FlockOperation};
+use rustix::fs::{self as rfs, AtFlags, FlockOperation};
 use rustix::io::Errno;
 use serde::Deserialize;
 
 use super::digest::{DiffId, ImageId};
 use super::error::{Error, Result};
 use super::reference::Reference;
-use super::session::{CONDEMNED, Session};
+use super::session::Session;
 use super::store::{Names, Store, digest_named, names_of};
 use super::tree;
+
+/// The directory of marks.
+const CONDEMNED: &str = "condemned";
 
 /// What a removal did, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,7 @@ impl Store {
         if last && !force {
             let containers = self.containers_of(id)?;
             if !containers.is_empty() {
+                let containers = containers.iter().map(|id| id.chars().take(12).collect()).collect();
                 return Err(Error::InUse { image: given.to_owned(), containers });
             }
         }
@@ -68,7 +72,7 @@ impl Store {
     }
 
     /// Removes the images that a forced removal left to their containers, where these are gone now, and all layers that
-    /// no image needs. To be called when a container was removed.
+    /// no image needs. Opening the store does it too.
     ///
     /// # Errors
     ///
@@ -110,12 +114,34 @@ impl Store {
         Ok(all)
     }
 
+    /// Marks an image to go when no container stands on it; the exclusive lock must be held.
     fn condemn(&self, id: ImageId) -> Result<()> {
-        let path = self.path.join("images").join(id.hex());
-        match tree::create_file(self.image_dir(id)?, CONDEMNED) {
+        let cannot =
+            |errno| Error::os("cannot mark for removal", self.path.join("images").join(id.hex()))(errno);
+        let marks = tree::ensure_dir(&self.images, CONDEMNED).map_err(cannot)?;
+        match tree::create_file(marks, id.hex()) {
             Ok(_) | Err(Errno::EXIST) => Ok(()),
-            Err(errno) => Err(Error::os("cannot mark for removal", path)(errno)),
+            Err(errno) => Err(cannot(errno)),
         }
+    }
+
+    /// Takes that mark away; the exclusive lock must be held.
+    pub(super) fn pardon(&self, id: ImageId) -> Result<()> {
+        match rfs::unlinkat(&self.images, format!("{CONDEMNED}/{}", id.hex()), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(Error::os("cannot keep", self.path.join("images").join(id.hex()))(errno)),
+        }
+    }
+
+    /// The images with that mark.
+    pub(super) fn condemned(&self) -> Result<Vec<ImageId>> {
+        let cannot = |errno| Error::os("cannot list", self.path.join("images").join(CONDEMNED))(errno);
+        let marks = match tree::open_dir(&self.images, CONDEMNED) {
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            opened => opened.map_err(cannot)?,
+        };
+        let listed = tree::list(&marks).map_err(cannot)?;
+        Ok(listed.iter().filter_map(|(name, _)| digest_named(name)).map(ImageId).collect())
     }
 
     /// Moves what is to go into the session, which removes it when the lock is free again.
@@ -123,11 +149,14 @@ impl Store {
         let mut removed = Vec::new();
         let mut needed = BTreeSet::new();
         let cannot = |errno| Error::os("cannot remove an image from", &self.path)(errno);
-        for id in self.ids()? {
-            let condemned = tree::exists(self.image_dir(id)?, CONDEMNED).map_err(cannot)?;
-            if condemned && self.containers_of(id)?.is_empty() {
+        let (condemned, ids) = (self.condemned()?, self.ids()?);
+        // A crash can leave the mark of an image that is gone.
+        condemned.iter().filter(|id| !ids.contains(id)).try_for_each(|&id| self.pardon(id))?;
+        for id in ids {
+            if condemned.contains(&id) && self.containers_of(id)?.is_empty() {
                 let name = format!("removed-image-{}", id.hex());
                 rfs::renameat(&self.images, id.hex(), &session.dir, name).map_err(cannot)?;
+                self.pardon(id)?;
                 removed.push(Removed::Image(id));
                 continue;
             }

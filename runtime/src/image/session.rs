@@ -16,9 +16,6 @@ use super::reference::Reference;
 use super::store::Store;
 use super::tree;
 
-/// The mark of an image that is to go when its last container does.
-pub(super) const CONDEMNED: &str = "condemned";
-
 /// An image about to enter the store.
 #[derive(Clone, Debug)]
 pub(super) struct NewImage {
@@ -101,10 +98,13 @@ impl<'a> Session<'a> {
     fn add_image(&self, image: &NewImage) -> Result<()> {
         let path = self.store.path.join("images").join(image.id.hex());
         let cannot = |errno| Error::os("cannot make", &path)(errno);
-        if let Ok(dir) = self.store.image_dir(image.id) {
-            // It was to go; now it is wanted again.
-            return tree::remove_tree(dir, CONDEMNED.as_bytes()).map_err(cannot);
+        // It may have been to go; now it is wanted again.
+        self.store.pardon(image.id)?;
+        if self.store.config_text(image.id).is_ok() {
+            return Ok(());
         }
+        // What is there is damaged, or nothing is.
+        tree::remove_tree(&self.store.images, image.id.hex().as_bytes()).map_err(cannot)?;
         let name = format!("image-{}", image.id.hex());
         let dir = tree::make_dir(&self.dir, &name).map_err(cannot)?;
         tree::write_file(&dir, "config.json", &image.config).map_err(Error::io("cannot make", &path))?;
@@ -138,8 +138,19 @@ impl Store {
         Ok(missing)
     }
 
-    /// Removes the directories of sessions whose process is gone. If others are at work, they or the next one will.
+    /// Removes what was left: the directories of sessions whose process is gone, and images whose containers are. If
+    /// others are at work, they or the next one will.
     pub(super) fn sweep(&self) -> Result<()> {
+        self.sweep_sessions()?;
+        for id in self.condemned()? {
+            if self.containers_of(id)?.is_empty() {
+                return self.collect().map(drop);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_sessions(&self) -> Result<()> {
         let cannot = |errno| Error::os("cannot clean", self.path.join("tmp"))(errno);
         if tree::list(&self.tmp).map_err(cannot)?.is_empty() {
             return Ok(());

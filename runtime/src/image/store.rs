@@ -84,7 +84,8 @@ pub struct Hold {
 }
 
 impl Store {
-    /// Opens the store below `root`, making it if need be, and removes what an interrupted load left.
+    /// Opens the store below `root`, making it if need be, and removes what an interrupted load left, and images that were
+    /// removed by force whose containers are gone.
     ///
     /// # Errors
     ///
@@ -158,6 +159,7 @@ impl Store {
         let _lock = self.lock(FlockOperation::LockExclusive)?;
         let mut names = self.names()?;
         let id = self.identify(source, &names)?;
+        self.pardon(id)?;
         names.insert(name.clone(), id);
         self.write_names(&names)
     }
