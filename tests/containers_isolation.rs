@@ -214,3 +214,18 @@ fn the_host_is_out_of_reach() {
         assert_ne!(uctr.script(&[], script).status, 0, "{script}");
     }
 }
+
+#[test]
+fn the_program_itself_cannot_be_written_or_seen() {
+    let uctr = Uctr::new();
+    let id = uctr.background(&["--init", "--cap-add", "SYS_PTRACE"], "sleep 100");
+    for pointer in ["/State/MonitorPid", "/State/Pid"] {
+        let exe = format!("/proc/{}/exe", uctr.number(&id, pointer));
+        let flags = rustix::fs::statvfs(&*exe).unwrap().f_flag;
+        assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{exe}: {flags:?}");
+    }
+    // Without that capability process 1, which is ours with --init, is closed.
+    let done =
+        uctr.script(&["--init"], "cat /proc/1/exe >/dev/null; cat /proc/1/environ; readlink /proc/1/fd/0");
+    assert!(done.out.is_empty() && done.err.matches("ermission denied").count() >= 2, "{done:?}");
+}

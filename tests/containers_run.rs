@@ -187,3 +187,25 @@ fn run_detached_keeps_no_descriptor_of_the_caller() {
     uctr.background(&[], "sleep 30");
     assert!(start.elapsed() < std::time::Duration::from_secs(15));
 }
+
+#[test]
+fn init_hands_signals_on_and_reaps() {
+    let uctr = Uctr::new();
+    let script = "echo $$; (sleep 0.1 &) ; sleep 0.5; ls -d /proc/[0-9]* | wc -l; exit 3";
+    let done = uctr.script(&["--init"], script);
+    // Process 1, the shell, ls and wc: the orphan is gone.
+    assert_eq!((done.status, done.out.as_str()), (3, "2\n4\n"), "{done:?}");
+    let id = uctr.background(&["--init"], "trap 'exit 9' TERM; echo ready; while :; do sleep 0.02; done");
+    wait_until("the trap is set", || uctr.ok(&["logs", &id]) == "ready");
+    uctr.ok(&["stop", &id]);
+    assert_eq!(uctr.ok(&["wait", &id]), "9");
+    // A command without a handler can be stopped, which as process 1 it could not.
+    let id = uctr.ok(&["run", "-d", "--init", "busybox", "sleep", "100"]);
+    let start = std::time::Instant::now();
+    uctr.ok(&["stop", &id]);
+    assert!(start.elapsed() < std::time::Duration::from_secs(9));
+    assert_eq!(uctr.ok(&["wait", &id]), "143");
+    assert_eq!(uctr.call(&["run", "--rm", "--init", "busybox", "nosuch"]).status, 127);
+    let typed = uctr.feed(&["run", "--rm", "--init", "-i", "-t", "busybox", "cat"], b"x\n");
+    assert_eq!(typed.status, 0, "{typed:?}");
+}

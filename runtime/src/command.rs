@@ -11,6 +11,7 @@ use rustix::fs::{Gid, Mode, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, On, Result};
+use crate::reaper;
 use crate::rootfs::enter::read_text;
 use crate::security::{self, Identity};
 use crate::spec::{Environment, Process};
@@ -76,6 +77,8 @@ pub(crate) struct Start<'a> {
     pub(crate) make_cwd: bool,
     /// Whether it is to die with this process's parent.
     pub(crate) die_with_parent: bool,
+    /// Whether this process stays behind as its init.
+    pub(crate) init: bool,
 }
 
 /// Becomes the command, in the root directory and namespaces that this process has by now.
@@ -105,6 +108,9 @@ pub(crate) fn execute(start: &Start<'_>) -> Result<Infallible> {
     start.stdio.install()?;
     sys::close_on_exec_from(3).on("close_range", "3-")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    if start.init {
+        reaper::stay_behind(process.tty)?;
+    }
     sys::default_signals();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(std::io::Error::from)

@@ -2,23 +2,26 @@
 //!
 //! One list, in the only order that works:
 //!
-//! 1. await go: before that its cgroup and its user's identifiers are not in place
-//! 2. session: of its own, so that a terminal can be its controlling one
-//! 3. cgroup namespace: made only now, for it takes the present cgroup as its root
-//! 4. host name, and the loopback interface up
-//! 5. /proc, /sys, cgroups, /dev: below the new root, while the host's devices can still be bound
-//! 6. volumes: the host's paths are still there, and no one outside this mount namespace sees the binds
-//! 7. terminal: of the container's own devpts
-//! 8. network settings, then masks: the settings lie in what is write-protected next
-//! 9. root read-only: after the last mount point was made in it
-//! 10. switch root: from here on every path is the container's
-//! 11. user, working directory, privileges, standard streams, execve ([`command::execute`])
+//! 1. not dumpable: until execve nothing in the container may look into this process (proc_pid_fd(5))
+//! 2. await go: before that its cgroup and its user's identifiers are not in place
+//! 3. session: of its own, so that a terminal can be its controlling one
+//! 4. cgroup namespace: made only now, for it takes the present cgroup as its root
+//! 5. host name, and the loopback interface up
+//! 6. /proc, /sys, cgroups, /dev: below the new root, while the host's devices can still be bound
+//! 7. network settings, then masks: the settings lie in what is write-protected next
+//! 8. volumes: the host's paths are still there, and no one outside this mount namespace sees the binds
+//! 9. terminal: of the container's own devpts
+//! 10. root read-only: after the last mount point was made in it
+//! 11. switch root: from here on every path is the container's
+//! 12. user, working directory, privileges, standard streams, execve ([`command::execute`])
 //!
 //! The process speaks to its maker over a channel that closes at execve, so silence means that the command runs.
 
 use std::convert::Infallible;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+
+use rustix::process::DumpableBehavior;
 
 use crate::cgroup::CgroupView;
 use crate::command::{self, Start, Stdio};
@@ -58,6 +61,7 @@ pub(crate) fn run(plan: Plan<'_>, channel: &Channel) -> u8 {
 
 fn enter_container(plan: Plan<'_>, channel: &Channel) -> Result<Infallible> {
     let spec = plan.spec;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).on("prctl", "PR_SET_DUMPABLE")?;
     channel.await_go()?;
     rustix::process::umask(rustix::fs::Mode::empty());
     rustix::process::setsid().on("setsid", "the first process")?;
@@ -68,6 +72,7 @@ fn enter_container(plan: Plan<'_>, channel: &Channel) -> Result<Infallible> {
     }
     let root = Root::open(plan.root)?;
     mount_kernel_filesystems(&root, &plan)?;
+    protect_kernel(&root, spec)?;
     for mount in &plan.mounts {
         mount.attach(root.as_fd())?;
     }
@@ -85,6 +90,7 @@ fn enter_container(plan: Plan<'_>, channel: &Channel) -> Result<Infallible> {
         groups_allowed: plan.groups_allowed,
         make_cwd: !spec.read_only,
         die_with_parent: true,
+        init: spec.init,
     })
 }
 
@@ -94,10 +100,14 @@ fn mount_kernel_filesystems(root: &Root, plan: &Plan<'_>) -> Result<()> {
     root.mount_sys(spec.privileged)?;
     root.mount_cgroups(&plan.cgroups)?;
     root.mount_dev(plan.own_nodes, spec.shm_size)?;
+    if spec.privileged && plan.own_nodes {
+        root.add_host_devices()?;
+    }
+    Ok(())
+}
+
+fn protect_kernel(root: &Root, spec: &Spec) -> Result<()> {
     if spec.privileged {
-        if plan.own_nodes {
-            root.add_host_devices()?;
-        }
         return Ok(());
     }
     if spec.network == Network::None {

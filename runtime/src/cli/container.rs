@@ -44,6 +44,13 @@ pub(crate) enum ContainerCommand {
     ServeUnion(ServeArgs),
 }
 
+impl ContainerCommand {
+    /// Whether a process of ours is to enter a container.
+    pub(crate) fn enters_container(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Start(_) | Self::Exec(_))
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// Do not wait for the container to end; print its identifier.

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use uctr::Paths;
 use uctr::error::ENGINE_FAILED;
-use uctr::rootless;
+use uctr::{protect, rootless};
 
 /// Runs containers from images, on a union filesystem of its own.
 #[derive(Debug, Parser)]
@@ -59,6 +59,10 @@ pub(crate) fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             image::run(command, &context).map_err(|error| uctr::Error::State(format!("{error:#}")))
         })?),
         Command::Image(command) => image::run(command, &context),
+        Command::Container(command) if command.enters_container() => {
+            protect::start_again_read_only()?;
+            container::run(command, &context)
+        }
         Command::Container(command) => container::run(command, &context),
         Command::Volume(args) => volume::run(args, &context),
     }

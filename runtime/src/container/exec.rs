@@ -132,7 +132,14 @@ fn become_command(
         None => open_terminal(channel)?,
     };
     let groups_allowed = rootless::groups_allowed();
-    command::execute(&Start { process, stdio, groups_allowed, make_cwd: false, die_with_parent: false })
+    command::execute(&Start {
+        process,
+        stdio,
+        groups_allowed,
+        make_cwd: false,
+        die_with_parent: false,
+        init: false,
+    })
 }
 
 fn open_terminal(channel: &Channel) -> Result<Stdio> {
