@@ -60,7 +60,10 @@ const ACTS: [(&str, Act); 17] = [
     ("rename a merged directory", |root| fs::rename(root.join("d"), root.join("moved"))),
     ("rename a directory over an emptied one", |root| fs::rename(root.join("d"), root.join("cleared"))),
     ("link a lower file", |root| fs::hard_link(root.join("d/f"), root.join("linked"))),
-    ("write one of two lower hard links", |root| fs::write(root.join("one"), "changed")),
+    ("append to one of two lower hard links", |root| {
+        use std::io::Write;
+        fs::File::options().append(true).open(root.join("one"))?.write_all(b"more")
+    }),
     ("unlink one of two lower hard links", |root| fs::remove_file(root.join("one"))),
     ("mkdir over a whiteout", |root| fs::create_dir(root.join("gone"))),
     ("symlink over a whiteout", |root| symlink("to", root.join("gone"))),

@@ -82,17 +82,9 @@ impl TestMount {
         self.server = serve(&self.tree, &self.options);
     }
 
-    /// Whether the server was killed.
+    /// Whether the server was killed; waits for it.
     pub(crate) fn has_died(&mut self) -> bool {
-        // Killed by another process a moment ago, it may not be reaped yet.
-        let end = Instant::now() + Duration::from_millis(50);
-        while fs::metadata(self.root()).is_err() && Instant::now() < end {
-            if let Ok(Some(status)) = self.server.try_wait() {
-                return !status.success();
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        matches!(self.server.try_wait(), Ok(Some(status)) if !status.success())
+        wait(&mut self.server).is_some_and(|status| !status.success())
     }
 
     /// Takes the mount of a dead server away and mounts again.

@@ -17,7 +17,7 @@ pub(crate) struct ActingAs {
 impl ActingAs {
     /// Takes the ids on; `None` where they are the server's own, or where it may not.
     pub(crate) fn new(uid: u32, gid: u32) -> Option<Self> {
-        let (own_uid, own_gid) = (geteuid(), getegid());
+        let &(own_uid, own_gid) = own_ids();
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         if !own_uid.is_root() || (uid == own_uid && gid == own_gid) {
             return None;
@@ -39,6 +39,12 @@ impl Drop for ActingAs {
         setfsuid(self.own_uid);
         setfsgid(self.own_gid);
     }
+}
+
+/// The server's ids, which do not change.
+fn own_ids() -> &'static (Uid, Gid) {
+    static OWN: OnceLock<(Uid, Gid)> = OnceLock::new();
+    OWN.get_or_init(|| (geteuid(), getegid()))
 }
 
 fn full_capabilities() -> Option<CapabilitySets> {

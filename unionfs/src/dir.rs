@@ -21,6 +21,8 @@ pub(crate) struct DirBody {
     /// Branches whose directories are merged, highest priority first; found at first use.
     pub(crate) layers: Option<Vec<BranchIndex>>,
     pub(crate) listing: Option<Listing>,
+    /// It was made by this server, and nothing with a record of its origin has come into it: no need to look for one.
+    pub(crate) pure: bool,
     /// Lookups that were answered without a listing.
     pub(crate) probes: AtomicU32,
     /// Children inherit a default ACL, which takes the place of the umask (acl(5)); found at first use.
@@ -120,12 +122,15 @@ impl Found {
     /// The object was copied up to `branch`.
     pub(crate) fn copied_up(&mut self, branch: BranchIndex) {
         if self.kind == FileKind::Directory {
-            let mut dirs = vec![branch];
-            dirs.extend(self.candidates().into_vec());
+            let mut dirs = self.candidates().into_vec();
+            // With several writable branches the copy may lie further down than the directory that shows.
+            dirs.insert(dirs.partition_point(|&other| other < branch), branch);
             self.dirs = Some(dirs.into());
         }
-        self.top = branch;
-        self.whiteout = false;
+        if branch < self.top {
+            self.top = branch;
+            self.whiteout = false;
+        }
         self.below = true;
     }
 }

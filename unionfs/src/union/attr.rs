@@ -21,6 +21,9 @@ impl Union {
     /// `EROFS` where no branch above takes changes, or what the branch said.
     pub fn setattr(&self, node: Ino, change: &SetAttr) -> Result<Attr> {
         let node = self.node(node)?;
+        if self.changes_nothing(&node, change)? {
+            return self.attr_now(&node, &node.body.read());
+        }
         if let Some(size) = change.size {
             self.truncate(&node, size)?;
         } else {
@@ -42,6 +45,23 @@ impl Union {
             place.utimens(&times).during("utimensat")?;
         }
         self.attr_now(&node, &body)
+    }
+
+    /// Whether a change asks for nothing but the times that the object has. With the writeback cache the kernel sends
+    /// such a one before it unlinks or renames (`fuse_flush_times`); a lower file must not be copied up for it.
+    fn changes_nothing(&self, node: &Node, change: &SetAttr) -> Result<bool> {
+        let SetAttr { mode: None, uid: None, gid: None, size: None, kill_suidgid: false, atime, mtime } =
+            *change
+        else {
+            return Ok(false);
+        };
+        if atime.is_none() && mtime.is_none() {
+            return Ok(true);
+        }
+        let now = self.attr_now(node, &node.body.read())?;
+        let same =
+            |change: Option<TimeChange>, time| change.is_none_or(|change| change == TimeChange::To(time));
+        Ok(same(atime, now.atime) && same(mtime, now.mtime))
     }
 
     fn truncate(&self, node: &Arc<Node>, size: u64) -> Result<()> {

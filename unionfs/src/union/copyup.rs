@@ -171,6 +171,8 @@ impl Union {
             self.groups.set_nlink(node.ino, work, links)?;
         }
         let link = super::groups::link_name(node.ino);
+        // One may be left of an attempt that failed after this.
+        unlink_if_there(work.links(), &link)?;
         linkat(temp.dir(), temp.name.as_slice(), work.links(), link.as_slice(), AtFlags::empty())
     }
 

@@ -145,6 +145,7 @@ impl Union {
             Body::Dir(_) => return Err(Error::rule("link", Errno::PERM)),
         };
         let mut opening = self.open_name_on(&dir, name, on)?;
+        opening.body.dir_mut()?.pure = false;
         let mut body = node.body.write();
         let place = self.place(&node, &body)?;
         if node.kind == FileKind::CharDevice && is_overlay_whiteout(&place.stat().at("statx", on)?) {
@@ -152,7 +153,7 @@ impl Union {
         }
         self.put(&mut opening, name, node.kind, |at, name| link_to(&place, at, name))?;
         if let Some(links) = self.groups.get(node.ino).and_then(|group| group.nlink) {
-            self.groups.set_nlink(node.ino, self.must_work(on)?, links + 1).at("symlinkat", on)?;
+            self.count_links(node.ino, on, links + 1);
         }
         if let Body::File(file) = &mut *body
             && matches!(file.site, Site::Pinned(_))
@@ -249,21 +250,28 @@ impl Union {
             self.put_over_device(opening, bytes, kind, build)?;
         } else {
             build(&opening.fd, bytes).at("create", branch)?;
-            if hidden_by_file {
-                // Until the whiteout goes, the directory beside it is opaque all the same.
-                if kind == FileKind::Directory {
-                    let fd = openat(&opening.fd, bytes, crate::branch::DIR_FLAGS, Mode::empty())
-                        .at("openat", branch)?;
-                    self.mark_dir(branch, &Arc::new(fd), None)?;
-                }
-                self.unhide(branch, &opening.fd, bytes)?;
+            if hidden_by_file && self.may_unhide(opening, bytes, kind) {
+                self.unhide(branch, &opening.fd, bytes);
             }
         }
         let found = Found::made(kind, branch, opening.over.as_ref());
         if let Some(listing) = &mut opening.body.dir_mut()?.listing {
             listing.set(self.hash, bytes, Some(found));
+            self.grown(opening.dir.ino, listing);
         }
         Ok(())
+    }
+
+    /// Whether the whiteout beside a new object may go. A directory must be opaque by a mark of its own first; until
+    /// then the whiteout beside it makes it so.
+    fn may_unhide(&self, opening: &Opening<'_>, name: &[u8], kind: FileKind) -> bool {
+        if kind != FileKind::Directory {
+            return true;
+        }
+        let opened =
+            openat(&opening.fd, name, crate::branch::DIR_FLAGS, Mode::empty()).at("openat", opening.branch);
+        let marked = opened.and_then(|fd| self.mark_dir(opening.branch, &Arc::new(fd), None));
+        marked.inspect_err(|error| tracing::warn!(%error, "a whiteout stays beside its directory")).is_ok()
     }
 
     /// What was made in the work directory has not inherited the default ACL of its directory (acl(5)).

@@ -90,11 +90,11 @@ impl Groups {
 
     /// Records the number of links, in memory and in the work directory.
     pub(crate) fn set_nlink(&self, ino: Ino, work: &Work, nlink: u32) -> Result<(), Errno> {
+        self.known.entry(ino).or_default().nlink = Some(nlink);
         let temp = work.temp();
         symlinkat(nlink.to_string(), temp.dir(), temp.name.as_slice())?;
         rustix::fs::renameat(temp.dir(), temp.name.as_slice(), work.links(), count_name(ino).as_slice())?;
         temp.moved();
-        self.known.entry(ino).or_default().nlink = Some(nlink);
         Ok(())
     }
 

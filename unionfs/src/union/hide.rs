@@ -104,10 +104,11 @@ impl Union {
     }
 
     /// Takes away the whiteout of a name that has an object beside it now.
-    pub(super) fn unhide(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8]) -> Result<()> {
-        match unlink_if_there(dir, &whiteout_name(name)) {
-            Err(Errno::NAMETOOLONG) => Ok(()),
-            done => done.at("whiteout", branch),
+    ///
+    /// The change that it belongs to is made and cannot fail any more; a whiteout that stays hides nothing.
+    pub(super) fn unhide(&self, branch: BranchIndex, dir: &OwnedFd, name: &[u8]) {
+        if let Err(errno) = unlink_if_there(dir, &whiteout_name(name)) {
+            tracing::warn!(%errno, branch = branch.get(), "a whiteout stays beside its object");
         }
     }
 

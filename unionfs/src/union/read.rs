@@ -10,7 +10,7 @@ use super::Union;
 use super::groups::Group;
 use super::udba::Udba;
 use crate::devices::alternative;
-use crate::dir::{DirBody, Found};
+use crate::dir::{DirBody, Found, Listing};
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, FileBody, Link, Located, Node, Site};
 use crate::marks::{Format, Means, meaning};
@@ -85,7 +85,11 @@ impl Union {
     pub(super) fn look(&self, dir: &Node, state: &DirBody, name: Name<'_>, found: &Found) -> Result<Seen> {
         let place = Place::Name(self.dirfd(dir, found.top)?, name.as_bytes().into());
         let stat = place.stat().at("statx", found.top)?;
-        let ino = self.identity(found.top, &place, &stat);
+        let ino = if state.pure && self.is_writable(found.top) {
+            self.devices.ino(stat.st_dev, stat.st_ino)
+        } else {
+            self.identity(found.top, &place, &stat)
+        };
         let mut seen = Seen::new(ino, stat, found.top);
         if found.kind == FileKind::Regular && state.note(found.top).metacopies {
             seen.data = self.data_of_metacopy(dir, state, name, found.top, &place)?;
@@ -162,9 +166,12 @@ impl Union {
     fn make_node(&self, ino: Ino, dir: &Arc<Node>, name: Name<'_>, found: &Found, seen: &Seen) -> Node {
         let link = Link { parent: Some(Arc::clone(dir)), name: name.as_bytes().into(), moved: None };
         let body = if found.kind == FileKind::Directory {
-            // A fresh directory has no marks to look for.
-            let layers = seen.fresh.then(|| vec![found.top]);
-            Body::Dir(Box::new(DirBody { candidates: found.candidates(), layers, ..DirBody::default() }))
+            // A fresh directory has no marks to look for, and nothing in it.
+            let fresh = seen.fresh && self.options.udba == Udba::None;
+            let layers = fresh.then(|| vec![found.top]);
+            let listing = fresh.then(Listing::default);
+            let candidates = found.candidates();
+            Body::Dir(Box::new(DirBody { candidates, layers, listing, pure: fresh, ..DirBody::default() }))
         } else {
             let site = if seen.indexed { Site::Indexed } else { Site::Linked };
             Body::File(FileBody {

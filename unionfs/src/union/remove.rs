@@ -43,7 +43,7 @@ impl Union {
             self.keep_open(node, body, &dir, name)?;
         }
         self.remove_from_disk(&closing, name)?;
-        self.drop_link(&closing.seen, closing.branch)?;
+        self.drop_link(&closing.seen, closing.branch);
         if let Some(node) = node.as_ref().filter(|node| node.is_linked_as(&dir, name.as_bytes())) {
             self.relink(node, Link::default());
         }
@@ -164,19 +164,25 @@ impl Union {
     }
 
     /// Counts one link less of a group of hard links of which not all are on the writable branch.
-    pub(super) fn drop_link(&self, seen: &Seen, branch: BranchIndex) -> Result<()> {
+    pub(super) fn drop_link(&self, seen: &Seen, branch: BranchIndex) {
         let lower = seen.group.is_some() || (!self.is_writable(seen.branch) && seen.stat.st_nlink > 1);
         if !lower {
-            return Ok(());
+            return;
         }
-        let work = self.must_work(branch)?;
         let counted = self.groups.get(seen.ino).and_then(|group| group.nlink);
-        let before = counted.unwrap_or_else(|| saturate(seen.stat.st_nlink));
-        if before <= 1 {
-            self.groups.remove(seen.ino, work);
-            return Ok(());
+        match (counted.unwrap_or_else(|| saturate(seen.stat.st_nlink)), self.work(branch)) {
+            (0 | 1, Some(work)) => self.groups.remove(seen.ino, work),
+            (links, _) => self.count_links(seen.ino, branch, links - 1),
         }
-        self.groups.set_nlink(seen.ino, work, before - 1).at("symlinkat", branch)
+    }
+
+    /// Records the links of a group. The name that changed has changed already, so a record that cannot be made is
+    /// no failure of the caller's: the count is right until the next mount.
+    pub(super) fn count_links(&self, group: Ino, branch: BranchIndex, links: u32) {
+        let Some(work) = self.work(branch) else { return };
+        if let Err(errno) = self.groups.set_nlink(group, work, links) {
+            tracing::warn!(%errno, group = group.get(), "links are not counted on disk");
+        }
     }
 }
 

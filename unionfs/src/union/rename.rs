@@ -126,6 +126,10 @@ impl Union {
             }
         }
         let mut locked = self.lock_both(from.dir, to.dir)?;
+        if from.dir.ino != to.dir.ino {
+            locked.to().dir_mut()?.pure = false;
+            locked.from.dir_mut()?.pure &= !how.contains(RenameFlags::EXCHANGE);
+        }
         let mut here = self.here(&locked.from, from, &source)?;
         let mut there = target.map(|target| self.here(locked.to(), to, &target)).transpose()?;
         self.have_on(branch, &mut locked.from, from, &mut here)?;
@@ -254,7 +258,7 @@ impl Union {
             self.relink(&here.node, linked(to, moved));
         }
         if over.is_some() {
-            self.unhide(branch, &to_fd, to.name.as_bytes())?;
+            self.unhide(branch, &to_fd, to.name.as_bytes());
         }
         if device {
             Self::unmark_device(&from_fd, from.name.as_bytes());
@@ -410,7 +414,7 @@ impl Union {
             self.bury(&there.node, body.dir_mut()?, gone);
             return Ok(());
         }
-        self.drop_link(&there.seen, branch)?;
+        self.drop_link(&there.seen, branch);
         if there.node.is_linked_as(to.dir, to.name.as_bytes()) {
             self.relink(&there.node, Link::default());
         }

@@ -276,6 +276,14 @@ impl Union {
         Ok(())
     }
 
+    /// Counts the names of a listing that has grown.
+    pub(super) fn grown(&self, dir: Ino, listing: &Listing) {
+        const OFTEN: usize = 256;
+        if listing.len() % OFTEN == 1 {
+            self.listings.made(dir, listing.len(), |other| self.drop_listing(other));
+        }
+    }
+
     /// Drops the listing of a directory that nobody is looking at; false if somebody is.
     fn drop_listing(&self, dir: Ino) -> bool {
         let Some(node) = self.inodes.get(dir) else { return true };
