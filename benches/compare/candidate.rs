@@ -20,14 +20,27 @@ pub(crate) enum Kind {
     Plain,
     /// The kernel's overlay.
     Overlay,
-    /// This project, with these mount options.
-    Ours(&'static str),
+    /// This project.
+    Ours(Choice),
     /// fuse-overlayfs 2.0, the crate.
     FuseOverlayfs2,
     /// fuse-overlayfs 1.x of the distribution.
     FuseOverlayfs1,
     /// unionfs-fuse of the distribution.
     UnionfsFuse,
+}
+
+/// How ours is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// Mount options, if any.
+    options: &'static str,
+    /// What must then be agreed on with the kernel, as `unionfs features` names it.
+    pub(crate) live: &'static [&'static str],
+}
+
+const fn ours(options: &'static str, live: &'static [&'static str]) -> Kind {
+    Kind::Ours(Choice { options, live })
 }
 
 const fn rootful(name: &'static str, kind: Kind) -> Candidate {
@@ -48,13 +61,19 @@ pub(crate) const NEAREST_PEER: &str = "fuse-overlayfs-2";
 pub(crate) const ALL: &[Candidate] = &[
     rootful("ext4", Kind::Plain),
     rootful(REFERENCE, Kind::Overlay),
-    rootful("ours", Kind::Ours("")),
-    rootful("ours-writeback", Kind::Ours("writeback")),
+    rootful("ours", ours("", &[])),
+    rootful("ours-stateless", ours("io=stateless,transport=classic", &[])),
+    rootful("ours-passthrough", ours("io=passthrough,transport=classic", &["PASSTHROUGH"])),
+    rootful("ours-uring", ours("io=stateless,transport=uring", &["OVER_IO_URING"])),
+    rootful(
+        "ours-uring-passthrough",
+        ours("io=passthrough,transport=uring", &["OVER_IO_URING", "PASSTHROUGH"]),
+    ),
     rootful(NEAREST_PEER, Kind::FuseOverlayfs2),
     rootful("fuse-overlayfs-1", Kind::FuseOverlayfs1),
     rootful("unionfs-fuse", Kind::UnionfsFuse),
     rootless("overlay-rootless", Kind::Overlay),
-    rootless("ours-rootless", Kind::Ours("")),
+    rootless("ours-rootless", ours("", &[])),
     rootless("fuse-overlayfs-2-rootless", Kind::FuseOverlayfs2),
     rootless("fuse-overlayfs-1-rootless", Kind::FuseOverlayfs1),
 ];
@@ -104,7 +123,7 @@ impl Candidate {
         let target = places.target.clone().into_os_string();
         match self.kind {
             Kind::Plain | Kind::Overlay => Vec::new(),
-            Kind::Ours(options) => {
+            Kind::Ours(Choice { options, .. }) => {
                 let branches = branch_list(places, "=rw", "=ro+wh");
                 let mut arguments = vec!["mount".into(), "-f".into(), branches, target];
                 if !options.is_empty() {

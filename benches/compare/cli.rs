@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Count messages by our server's own word, even where the kernel has a tracepoint for all.
     #[arg(long)]
     pub(crate) ask_server: bool,
+    /// Switch FUSE over io_uring on (kernel ≥ 6.14) for the time of the run; it is a setting of the whole host.
+    #[arg(long)]
+    pub(crate) enable_uring: bool,
     /// Lists workloads and candidates and does nothing else.
     #[arg(long)]
     pub(crate) list: bool,

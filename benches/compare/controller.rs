@@ -41,6 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&args.work).with_context(|| format!("making {}", args.work.display()))?;
     let setup = Setup::new(args)?;
     fixture::prepare(&setup.work)?;
+    let _uring = args.enable_uring.then(machine::UringOn::new).transpose()?;
     let rounds = args.rounds.unwrap_or(if args.quick { 1 } else { 5 });
     let mut results = Results::default();
     for round in 0..rounds {

@@ -8,6 +8,32 @@ use anyhow::{Context, Result, ensure};
 
 use crate::candidate::{Candidate, Programs};
 
+/// Whether the host lets FUSE go over io_uring (Documentation/filesystems/fuse/fuse-io-uring.rst).
+const ENABLE_URING: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// FUSE over io_uring switched on. Dropping it puts the host's setting back.
+#[derive(Debug)]
+pub(crate) struct UringOn {
+    before: String,
+}
+
+impl UringOn {
+    /// Switches it on.
+    pub(crate) fn new() -> Result<Self> {
+        let before = fs::read_to_string(ENABLE_URING).with_context(|| format!("reading {ENABLE_URING}"))?;
+        fs::write(ENABLE_URING, "Y").with_context(|| format!("writing {ENABLE_URING}"))?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for UringOn {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(ENABLE_URING, self.before.trim()) {
+            eprintln!("compare: {ENABLE_URING} stays Y: {error}");
+        }
+    }
+}
+
 /// Facts for the results' README, as name and value.
 pub(crate) fn facts(candidates: &[&Candidate], programs: &Programs, work: &Path) -> Vec<(String, String)> {
     let system = rustix::system::uname();
@@ -19,7 +45,7 @@ pub(crate) fn facts(candidates: &[&Candidate], programs: &Programs, work: &Path)
         ("processor".to_owned(), format!("{} × {}", cpus(), field("/proc/cpuinfo", "model name"))),
         ("memory".to_owned(), field("/proc/meminfo", "MemTotal")),
         ("filesystem of the layers".to_owned(), filesystem(work)),
-        ("fuse enable_uring".to_owned(), setting("/sys/module/fuse/parameters/enable_uring")),
+        ("fuse enable_uring".to_owned(), setting(ENABLE_URING)),
         ("overlay metacopy".to_owned(), setting("/sys/module/overlay/parameters/metacopy")),
         ("load before the report".to_owned(), setting("/proc/loadavg")),
     ];

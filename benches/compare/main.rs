@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! main → cli → {controller, worker}
-//! controller → {disk, fixture, trace, report → plot}      worker → {mount, stats, workload}
+//! controller → {disk, fixture, trace, report → plot}      worker → {mount → server, workload}
 //! both → {candidate, link}
 //! ```
 
@@ -23,7 +23,7 @@ mod mount;
 mod plot;
 mod report;
 mod results;
-mod stats;
+mod server;
 mod sys;
 mod trace;
 mod worker;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::candidate::{Candidate, Kind, Places, Programs, overlay_options};
+use crate::server;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -51,6 +52,14 @@ impl Mounted {
         }
     }
 
+    fn serve(program: &Path, candidate: &Candidate, places: &Places) -> Result<Self> {
+        let mounted = Self::start(program, candidate, places)?;
+        if let Kind::Ours(choice) = candidate.kind {
+            server::expect_live(program, &mounted.root, choice.live)?;
+        }
+        Ok(mounted)
+    }
+
     fn kernel_overlay(candidate: &Candidate, places: &Places) -> Result<Self> {
         // mount(2) takes one page of options: relative paths let a hundred layers fit.
         let places = relative(places)?;
@@ -60,7 +69,7 @@ impl Mounted {
         Ok(Self { root: fs::canonicalize(&places.target)?, server: None, is_mount: true })
     }
 
-    fn serve(program: &Path, candidate: &Candidate, places: &Places) -> Result<Self> {
+    fn start(program: &Path, candidate: &Candidate, places: &Places) -> Result<Self> {
         let before = fs::metadata(&places.target)?.dev();
         let log = places.target.with_extension("log");
         let log_file = fs::File::create(&log).with_context(|| format!("creating {}", log.display()))?;

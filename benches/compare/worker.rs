@@ -16,7 +16,7 @@ use crate::cli::WorkerArgs;
 use crate::fixture::{ARCHIVE, QUICK_ARCHIVE, Stack};
 use crate::link::{Metric, Order, Report, Unit, receive, send};
 use crate::mount::{Mounted, Place};
-use crate::stats;
+use crate::server;
 use crate::trace::Counts;
 use crate::workload;
 
@@ -190,7 +190,7 @@ impl Bench {
     /// What our server has served so far, if the worker is to ask it.
     fn ask_server(&self, place: &Place) -> Result<Option<Counts>> {
         let is_asked = self.ask && self.candidate.is_ours();
-        is_asked.then(|| stats::served(&self.programs.unionfs, &place.root)).transpose()
+        is_asked.then(|| server::served(&self.programs.unionfs, &place.root)).transpose()
     }
 
     /// Times `body`, which does `ops` operations on the main stack.
@@ -213,7 +213,7 @@ impl Bench {
         let took = begun.elapsed();
         let served = before.map(|before| -> Result<Counts> {
             let after = self.ask_server(place)?.context("the server no longer tells its counts")?;
-            Ok(stats::between(&before, &after))
+            Ok(server::between(&before, &after))
         });
         self.link.ask(&Report::End(served.transpose()?))?;
         done?;
