@@ -31,6 +31,19 @@ pub(crate) fn clone_fuse_channel(fresh: impl AsFd, session: BorrowedFd<'_>) -> R
     if ret == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// Starts writing a file's dirty pages and does not wait (sync_file_range(2)); their blocks are allocated by then.
+///
+/// # Errors
+///
+/// `EIO`, `ENOSPC` of the writing; `ESPIPE` for what is no file.
+pub(crate) fn start_writing(file: impl AsFd) -> Result<(), Errno> {
+    let fd = file.as_fd().as_raw_fd();
+    // JUSTIFICATION: rustix and nix have no sync_file_range. SAFETY: the descriptor is borrowed and so open for the
+    // call, which takes numbers only.
+    let ret = unsafe { libc::sync_file_range(fd, 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    if ret == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
 /// Makes a detached mount read-only, and reading it leave no access times (mount_setattr(2), kernel ≥ 5.12).
 ///
 /// # Errors

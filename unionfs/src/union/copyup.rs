@@ -111,7 +111,7 @@ impl Union {
         self.record_origin(to, &temp.place(), node.ino, real).at("setxattr", to)?;
         if !self.options.volatile && stat.st_size > 0 && node.kind == FileKind::Regular {
             let file = temp.place().open(OFlags::RDONLY).at("open", to)?;
-            rustix::fs::fsync(&file).at("fsync", to)?;
+            self.must_work(to)?.settle(&file).at("fsync", to)?;
         }
         Ok((temp, Shown { real, links: saturate(stat.st_nlink) }))
     }
