@@ -26,7 +26,7 @@ build:
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --profile $(PROFILE) -- -D warnings
-	RUSTDOCFLAGS="-Dwarnings -Arustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items --locked --quiet
+	RUSTDOCFLAGS="-Dwarnings -Arustdoc::private_intra_doc_links" $(CARGO) doc --profile $(PROFILE) --workspace --no-deps --document-private-items --locked --quiet
 
 # TESTS narrows it down, in nextest's words: make test TESTS='-E "test(rename)"'
 test:
