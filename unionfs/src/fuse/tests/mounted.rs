@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::double::Double;
+use super::unmount;
 use crate::mount::{MountError, MountOptions, Transport, Unmounter};
 
 /// A mounted double; unmounted at the end of the test, whatever comes.
@@ -43,12 +44,9 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.unmounter.detach().ok();
-        } else {
-            self.unmounter.unmount().unwrap();
-            self.server.take().unwrap().join().unwrap().unwrap();
-        }
+        unmount(&self.unmounter);
+        let ended = self.server.take().unwrap().join();
+        assert!(thread::panicking() || matches!(ended, Ok(Ok(()))), "{ended:?}");
     }
 }
 

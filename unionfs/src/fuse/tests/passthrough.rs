@@ -3,15 +3,16 @@
 //! Everything here needs `CAP_SYS_ADMIN` and kernel 6.9, and says so where it has not got them.
 
 use std::fs::{self, File, Metadata};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::unmount;
 use crate::fuse::{Opcode, Stats};
 use crate::mount::{Access, IoMode, MountError, MountOptions, Unmounter};
 use crate::sys::SharedMap;
@@ -64,15 +65,100 @@ impl Mounted {
     fn count(&self, opcode: Opcode) -> u64 {
         self.stats.ops().iter().find(|op| op.opcode == opcode).map_or(0, |op| op.count)
     }
+
+    /// Waits until the server has heard of every close, which close(2) does not wait for.
+    fn all_closed(&self) {
+        let still = || self.count(Opcode::OPEN) + self.count(Opcode::CREATE) - self.count(Opcode::RELEASE);
+        let closed = (0..500).any(|_| {
+            thread::sleep(Duration::from_millis(2));
+            still() == 0
+        });
+        assert!(closed, "{} files still open", still());
+    }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if thread::panicking() {
-            self.unmounter.detach().ok();
-        } else {
-            self.unmounter.unmount().unwrap();
-            self.server.take().unwrap().join().unwrap().unwrap();
+        unmount(&self.unmounter);
+        let ended = self.server.take().unwrap().join();
+        assert!(thread::panicking() || matches!(ended, Ok(Ok(()))), "{ended:?}");
+    }
+}
+
+/// A process that maps a file shared and writable. It must not be this one: munmap(2) holds the address space locked
+/// while it waits for this server to write, and a page fault of the server waits for that lock.
+struct Mapper {
+    process: Child,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Mapper {
+    fn new(path: &Path) -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "--ignored",
+                "--nocapture",
+                "fuse::tests::passthrough::mapper_of_another_process",
+            ])
+            .env("UNIONFS_MAP", path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(process.stdout.take().unwrap()).lines();
+        let mut mapper = Self { process, said };
+        assert_eq!(mapper.ask("get 0").len(), 1);
+        mapper
+    }
+
+    fn ask(&mut self, what: &str) -> Vec<u8> {
+        writeln!(self.process.stdin.as_mut().unwrap(), "{what}").unwrap();
+        let answer = self
+            .said
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| Some(line.strip_prefix("map:")?.parse::<u8>().ok()));
+        answer.expect("an answer").into_iter().collect()
+    }
+
+    fn get(&mut self, at: usize) -> u8 {
+        self.ask(&format!("get {at}"))[0]
+    }
+
+    fn set(&mut self, at: usize, byte: u8) {
+        self.ask(&format!("set {at} {byte}"));
+    }
+
+    /// Unmaps and closes the file, and waits until that is done.
+    fn end(mut self) {
+        drop(self.process.stdin.take());
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Mapper {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+#[test]
+#[ignore = "the other process of the tests of mappings"]
+fn mapper_of_another_process() {
+    let Some(path) = std::env::var_os("UNIONFS_MAP") else { return };
+    let map = SharedMap::new(read_write(path.as_ref()), 4096).unwrap();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let words: Vec<_> = line.split(' ').collect();
+        let number = |at: usize| words[at].parse::<usize>().unwrap();
+        match words[0] {
+            "get" => println!("map:{}", map.get(number(1))),
+            _ => {
+                map.set(number(1), u8::try_from(number(2)).unwrap());
+                println!("map:set");
+            }
         }
     }
 }
@@ -94,13 +180,14 @@ fn upper_file_is_read_written_and_mapped_without_a_message() {
     fs::write(mnt.at("f"), "hello world").unwrap();
     assert_eq!(fs::read_to_string(mnt.branch("up/f")).unwrap(), "hello world");
     let file = read_write(&mnt.at("f"));
-    let map = SharedMap::new(&file, 4096).unwrap();
+    let mut map = Mapper::new(&mnt.at("f"));
     map.set(0, b'J');
     file.write_all_at(b"W", 6).unwrap();
     assert_eq!((map.get(6), text(&file).as_str()), (b'W', "Jello World"));
+    map.end();
     assert_eq!(fs::read_to_string(mnt.branch("up/f")).unwrap(), "Jello World");
     assert_eq!((mnt.count(Opcode::READ), mnt.count(Opcode::WRITE)), (0, 0));
-    assert_eq!(mnt.count(Opcode::OPEN) + mnt.count(Opcode::CREATE), 2);
+    assert_eq!(mnt.count(Opcode::OPEN) + mnt.count(Opcode::CREATE), 3);
 }
 
 #[test]
@@ -139,10 +226,10 @@ fn lower_file_copied_up_while_open_stays_one_file() {
                 "fresh"
             }
             "mapped" => {
-                let file = read_write(&path);
-                let map = SharedMap::new(&file, 11).unwrap();
+                let mut map = Mapper::new(&path);
                 assert_eq!(map.get(0), b'o');
                 map.set(0, b'O');
+                map.end();
                 "Old content"
             }
             "renamed" => {
@@ -160,6 +247,7 @@ fn lower_file_copied_up_while_open_stays_one_file() {
         let shown = if name == "renamed" { "other" } else { name };
         assert_eq!(fs::read_to_string(mnt.at(shown)).unwrap(), want, "{name}: opened while others are");
         drop(before);
+        mnt.all_closed();
         let (reads, after) = (mnt.count(Opcode::READ), read_write(&mnt.at(shown)));
         assert_eq!(text(&after), want, "{name}: opened when nobody else had it");
         assert_eq!(mnt.count(Opcode::READ), reads, "{name}: and then passed through");
@@ -172,6 +260,7 @@ fn lower_file_opened_to_be_written_is_copied_up_and_passed_through() {
     let Some(mnt) = Mounted::new(&[("f", "old content")], true) else { return };
     // Pages of the time before must not be seen after.
     assert_eq!(fs::read_to_string(mnt.at("f")).unwrap(), "old content");
+    mnt.all_closed();
     read_write(&mnt.at("f")).write_all_at(b"NEW", 0).unwrap();
     assert_eq!(fs::read_to_string(mnt.at("f")).unwrap(), "NEW content");
     assert_eq!(mnt.count(Opcode::WRITE), 0);
@@ -206,7 +295,7 @@ fn writes_through_a_mapping_show_in_the_times() {
     fs::write(mnt.at("f"), [0; 4096]).unwrap();
     let mtime = |meta: Metadata| (meta.mtime(), meta.mtime_nsec());
     let file = read_write(&mnt.at("f"));
-    let map = SharedMap::new(&file, 4096).unwrap();
+    let mut map = Mapper::new(&mnt.at("f"));
     let mut last = mtime(file.metadata().unwrap());
     for round in 1..4 {
         thread::sleep(Duration::from_millis(20));
@@ -218,7 +307,8 @@ fn writes_through_a_mapping_show_in_the_times() {
     }
     thread::sleep(Duration::from_millis(20));
     map.set(0, 9);
-    drop((map, file));
+    map.end();
+    drop(file);
     let end = mtime(fs::metadata(mnt.branch("up/f")).unwrap());
     // RELEASE is not waited for.
     let told = (0..100).any(|_| {
