@@ -10,6 +10,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use siphasher::sip::SipHasher13;
 
+use crate::inode::Label;
 use crate::marks::Note;
 use crate::types::{BranchIndex, FileKind, Ino};
 
@@ -138,7 +139,7 @@ impl Found {
 /// A name of a listing.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) name: Box<[u8]>,
+    pub(crate) name: Label,
     pub(crate) found: Found,
 }
 
@@ -235,7 +236,7 @@ impl Listing {
 }
 
 /// Names that all listings together may hold: at some 90 bytes each, what a few thousand directories in use need.
-const MOST_NAMES: usize = 48 * 1024;
+const MOST_NAMES: usize = 32 * 1024;
 
 /// Which directories have a listing, so that the one unused for longest can be dropped.
 #[derive(Debug)]

@@ -4,11 +4,12 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
 use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 
 use crate::dir::DirBody;
 use crate::types::{BranchIndex, FileKind, Ino};
@@ -26,12 +27,15 @@ pub(crate) struct Node {
     pub(crate) body: RwLock<Body>,
 }
 
+/// A name as it is kept: most fit in without an allocation of their own.
+pub(crate) type Label = SmallVec<[u8; 16]>;
+
 /// The name by which a node is reached.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Link {
     /// `None` for the root, and for what has no name any more.
     pub(crate) parent: Option<Arc<Node>>,
-    pub(crate) name: Box<[u8]>,
+    pub(crate) name: Label,
     pub(crate) moved: Option<Box<Moved>>,
 }
 
@@ -135,6 +139,8 @@ pub(crate) type BuildInoHasher = BuildHasherDefault<InoHasher>;
 /// All nodes, by identity.
 #[derive(Debug)]
 pub(crate) struct Inodes {
+    /// Nodes that left the table since it was last made smaller.
+    forgotten: AtomicUsize,
     nodes: DashMap<Ino, Arc<Node>, BuildInoHasher>,
 }
 
@@ -144,7 +150,7 @@ impl Inodes {
         let nodes = DashMap::with_hasher_and_shard_amount(BuildInoHasher::default(), 32);
         root.refs.store(1, Ordering::Relaxed);
         nodes.insert(root.ino, Arc::new(root));
-        Self { nodes }
+        Self { forgotten: AtomicUsize::new(0), nodes }
     }
 
     pub(crate) fn get(&self, ino: Ino) -> Option<Arc<Node>> {
@@ -198,10 +204,24 @@ impl Inodes {
             }
             let removed = self.nodes.remove_if(&ino, |_, node| node.refs.load(Ordering::Acquire) == 0);
             if let Some((_, node)) = removed {
+                self.forgotten.fetch_add(1, Ordering::Relaxed);
                 gone(&node);
                 next = node.parent().map(|parent| (parent.ino, 1));
             }
         }
+    }
+
+    /// Gives memory back after many nodes were forgotten.
+    pub(crate) fn shrink(&self) {
+        /// Fewer are not worth the time: the kernel forgets by the hundred under memory pressure.
+        const MANY: usize = 8192;
+        let forgotten = self.forgotten.load(Ordering::Relaxed);
+        if forgotten < MANY || forgotten < self.nodes.len() {
+            return;
+        }
+        self.forgotten.store(0, Ordering::Relaxed);
+        self.nodes.shrink_to_fit();
+        crate::sys::give_memory_back();
     }
 
     /// Changes how a node is reached, keeping the count of references to its parents.

@@ -31,6 +31,15 @@ pub(crate) fn clone_fuse_channel(fresh: impl AsFd, session: BorrowedFd<'_>) -> R
     if ret == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// Returns freed memory to the system (malloc_trim(3)); glibc keeps it otherwise.
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // JUSTIFICATION: no safe crate has it. SAFETY: it takes no pointer, and is safe to call from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Starts writing a file's dirty pages and does not wait (sync_file_range(2)); their blocks are allocated by then.
 ///
 /// # Errors

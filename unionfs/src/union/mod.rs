@@ -344,7 +344,7 @@ fn step(dir: &Node, branch: BranchIndex) -> (Box<[u8]>, Option<Arc<Node>>) {
     let moved = link.moved.iter().flat_map(|moved| &moved.located).find(|(on, _)| *on == branch);
     match moved {
         Some((_, path)) => (path.clone(), None),
-        None => (link.name.clone(), link.parent.clone()),
+        None => (link.name.to_vec().into(), link.parent.clone()),
     }
 }
 
@@ -367,7 +367,7 @@ fn step_below(dir: &Node, branch: BranchIndex) -> (Box<[u8]>, Option<Arc<Node>>)
     let link = dir.link.lock();
     match link.moved.as_ref().filter(|moved| moved.marked == branch) {
         Some(moved) => (moved.target.clone(), None),
-        None => (link.name.clone(), link.parent.clone()),
+        None => (link.name.to_vec().into(), link.parent.clone()),
     }
 }
 

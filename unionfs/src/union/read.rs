@@ -215,6 +215,7 @@ impl Union {
     /// Gives back `count` references of a node.
     pub fn forget(&self, node: Ino, count: u64) {
         self.inodes.forget(node, count, |gone| self.evict(gone));
+        self.inodes.shrink();
     }
 
     /// The attributes of a node.
