@@ -10,15 +10,16 @@ tools=$PWD/build/tools
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# PROGRAM:PACKAGE, where the program proves that the package is there.
-demo="gcc:gcc make:make fusermount3:fuse3 busybox:busybox-static debootstrap:debootstrap gpgv:gpgv cpio:cpio"
+# PROGRAM:PACKAGE, where the program (or the file) proves that the package is there.
+demo="gcc:gcc /usr/include/stdio.h:libc6-dev make:make fusermount3:fuse3 busybox:busybox-static debootstrap:debootstrap gpgv:gpgv cpio:cpio"
 tests="setfattr:attr setfacl:acl mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs strace:strace skopeo:skopeo umoci:umoci
-       qemu-system-x86_64:qemu-system-x86 setpriv:util-linux unshare:util-linux"
+       qemu-system-x86_64:qemu-system-x86 setpriv:util-linux unshare:util-linux
+       losetup:mount mkfs.ext4:e2fsprogs script:bsdutils pgrep:procps git:git"
 
 missing_packages() {
     local pair
     for pair in "$@"; do
-        command -v "${pair%%:*}" >/dev/null || printf '%s\n' "${pair##*:}"
+        [ -e "${pair%%:*}" ] || command -v "${pair%%:*}" >/dev/null || printf '%s\n' "${pair##*:}"
     done | sort -u
 }
 
