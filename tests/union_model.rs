@@ -100,6 +100,11 @@ impl Identities {
     }
 }
 
+/// Nothing crashes here, so nothing need wait for a disk.
+fn fast() -> Options {
+    Options { volatile: true, ..Options::default() }
+}
+
 /// Random cases on one kind of union, by a core that remembers and by one that forgets.
 fn run(writable: usize, marks: &'static [Marks], options: &Options) {
     for memory in [Memory::Keeps, Memory::Forgets] {
@@ -110,18 +115,18 @@ fn run(writable: usize, marks: &'static [Marks], options: &Options) {
 
 #[test]
 fn random_operations_in_the_aufs_format() {
-    run(1, &[Marks::Aufs], &Options::default());
+    run(1, &[Marks::Aufs], &fast());
 }
 
 #[test]
 fn random_operations_in_the_overlay_format() {
-    run(1, &[Marks::Overlay], &Options { format: Format::Overlay, ..Options::default() });
+    run(1, &[Marks::Overlay], &Options { format: Format::Overlay, ..fast() });
 }
 
 #[test]
 fn random_operations_on_layers_of_several_formats() {
-    run(1, &[Marks::Aufs, Marks::Overlay], &Options::default());
-    run(1, &[Marks::Overlay, Marks::Aufs], &Options { format: Format::Overlay, ..Options::default() });
+    run(1, &[Marks::Aufs, Marks::Overlay], &fast());
+    run(1, &[Marks::Overlay, Marks::Aufs], &Options { format: Format::Overlay, ..fast() });
 }
 
 /// The model is only worth what it says of a real filesystem.
