@@ -144,3 +144,28 @@ fn diff_refuses_what_it_cannot_know() {
     let said = String::from_utf8(said).unwrap();
     assert!(!output.status.success() && said.contains("/new") && said.contains("--lower"), "{said}");
 }
+
+#[test]
+fn diff_and_export_do_not_walk_the_lowers() {
+    let mut mount = TestMount::new(&["", "f=f gone=g d/x=x elsewhere/within/y=y d/untouched/z=z"]);
+    fs::write(mount.path("f"), "more").unwrap();
+    fs::write(mount.path("d/new"), "").unwrap();
+    fs::remove_file(mount.path("gone")).unwrap();
+    assert!(mount.unmount().success());
+    let (upper, lower, trace) = (mount.upper(""), mount.lower(""), mount.tree().beside("trace"));
+    for command in ["diff", "export"] {
+        let mut strace = std::process::Command::new("strace");
+        strace
+            .arg("-qq")
+            .arg("-o")
+            .arg(&trace)
+            .args(["-e", "trace=openat,openat2,open_tree,newfstatat,statx"]);
+        strace.arg(env!("CARGO_BIN_EXE_unionfs")).arg(command).arg(&upper).arg("--lower").arg(&lower);
+        assert!(strace.output().expect("strace: run scripts/setup.sh").status.success());
+        let calls = fs::read_to_string(&trace).unwrap();
+        assert!(calls.contains("\"gone\""), "{command} looks where the upper has a change: {calls}");
+        for name in ["elsewhere", "within", "untouched"] {
+            assert!(!calls.contains(name), "{command} looked at {name}");
+        }
+    }
+}

@@ -45,6 +45,11 @@ fn tree(writer: Writer) -> TestTree {
     })
 }
 
+/// Makes one object of a branch, as of [`TestTree::new`].
+pub(crate) fn put_plain(root: &Path, word: &str) {
+    put(root, word, Writer::Aufs);
+}
+
 fn put(root: &Path, word: &str, writer: Writer) {
     let kernel = writer == Writer::Kernel;
     let at = |path: &str| {

@@ -45,6 +45,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Umount(args) => unmount::unmount(&args.mountpoint, args.lazy),
         Command::Diff(args) => offline::print_diff(&args),
         Command::Export(args) => offline::write_export(&args),
+        Command::Check(args) => offline::print_check(&args),
         Command::Convert(args) => offline::print_convert(args),
         Command::Where(args) => offline::print_where(&args),
         Command::Branches { mountpoint } => control::branches(&mountpoint),

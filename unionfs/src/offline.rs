@@ -8,12 +8,13 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use unionfs::Format;
 use unionfs::tools::Subject;
+use unionfs::tools::check::check;
 use unionfs::tools::convert::{Conversion, Converted, convert};
 use unionfs::tools::diff::diff;
 use unionfs::tools::export::{Notice, export};
 use unionfs::tools::whereis::{Place, Role, whereis};
 
-use crate::cli::{ConvertArgs, DiffArgs, ExportArgs, WhereArgs};
+use crate::cli::{CheckArgs, ConvertArgs, DiffArgs, ExportArgs, WhereArgs};
 
 /// Bytes written to an archive at a time.
 const CHUNK: usize = 256 * 1024;
@@ -108,6 +109,41 @@ impl<'a> Target<'a> {
         file.sync_all().context("fsync")?;
         self.part.persist(self.path).with_context(|| format!("cannot make {}", self.path.display()))?;
         Ok(notices)
+    }
+}
+
+/// Problems were found; if a repair was asked for, all of them were repaired.
+const PROBLEMS: i32 = 1;
+/// Some problems could not be repaired.
+const NOT_REPAIRED: i32 = 4;
+/// The check could not be done.
+const NOT_CHECKED: i32 = 8;
+
+/// Prints the problems; the exit statuses are like fsck(8)'s.
+pub(crate) fn print_check(args: &CheckArgs) -> anyhow::Result<()> {
+    let checked = args.upper.given().and_then(|given| {
+        let subject = Subject::new(&args.subject, given)?;
+        Ok(check(subject, args.upper.format, args.repair)?)
+    });
+    let problems = checked.unwrap_or_else(|failure| {
+        eprintln!("unionfs: {failure:#}");
+        std::process::exit(NOT_CHECKED);
+    });
+    let mut out = io::stdout().lock();
+    for problem in &problems {
+        let end = match (problem.kind.remedy(), problem.repaired) {
+            (Ok(done), true) => done.to_owned(),
+            (Ok(_), false) if args.repair => "not repaired".to_owned(),
+            (Ok(done), false) => format!("with --repair: {done}"),
+            (Err(advice), _) => advice.to_owned(),
+        };
+        out.write_all(&one_line(problem.path.as_os_str().as_bytes()))
+            .and_then(|()| writeln!(out, ": {} [{end}]", problem.kind))
+            .context("standard output")?;
+    }
+    match (problems.is_empty(), problems.iter().all(|problem| problem.repaired)) {
+        (true, _) => Ok(()),
+        (false, all) => std::process::exit(if args.repair && !all { NOT_REPAIRED } else { PROBLEMS }),
     }
 }
 

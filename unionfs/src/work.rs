@@ -17,7 +17,7 @@ use crate::marks::{Format, WORK};
 use crate::place::{Place, ShortName};
 
 /// Where temporaries are made.
-const TEMP: &str = "work";
+pub(crate) const TEMP: &str = "work";
 /// In the work directory while `unionfs convert` changes the branch: a symbolic link whose target is the new format.
 pub(crate) const CONVERTING: &str = "converting";
 /// Where hard-linked files that were copied up are found by the identity of their origin.

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use options::{MountChoice, shown_source};
-use tools::{CONVERT, DIFF, EXPORT, WHERE};
-pub(crate) use tools::{ConvertArgs, DiffArgs, ExportArgs, WhereArgs};
+use tools::{CHECK, CONVERT, DIFF, EXPORT, WHERE};
+pub(crate) use tools::{CheckArgs, ConvertArgs, DiffArgs, ExportArgs, WhereArgs};
 
 /// Unites directories over FUSE.
 #[derive(Debug, Parser)]
@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// Write what a writable branch changes as an OCI layer
     #[command(long_about = EXPORT)]
     Export(ExportArgs),
+    /// Find, and repair, what crashes and foreign hands have left in a writable branch
+    #[command(long_about = CHECK)]
+    Check(CheckArgs),
     /// Rewrite the marks of a writable branch in the other format
     #[command(long_about = CONVERT)]
     Convert(ConvertArgs),

@@ -24,6 +24,22 @@ opaque marks '.wh..wh..opq', hard links, extended attributes and times to the na
 The same branch gives the same bytes. Only the writable branch is walked; a directory that was renamed is written \
 out whole, and so is a hard-linked file that was changed by one of its names. Sockets are left out, with a warning.";
 
+pub(super) const CHECK: &str = "\
+Find what a crash, a copy or a foreign hand has left in a writable branch, one problem a line, and repair it
+
+Found are leftovers in the work directory, whiteouts that hide nothing or lie beside an object, marks of devices that \
+are gone, redirects that lead nowhere, marks in another format than the rest, records of origins that are not an \
+object's own, and orphans and wrong counts in the index of hard links. With the branches below (--lower) all of it is \
+found, without them only what the branch tells by itself. A repair changes nothing that a union shows, and removes no \
+file with content. Without --format the branch's format is the one that most of its marks have.
+
+The exit status is
+  0  no problems
+  1  problems were found; with --repair, all of them were repaired
+  4  some problems could not be repaired
+  8  the check could not be done
+  2  the command line is wrong";
+
 pub(super) const CONVERT: &str = "\
 Rewrite the marks of a writable branch in the other format, in place: to kernel overlay's, so that the kernel can mount \
 it as upperdir, or to aufs's
@@ -72,6 +88,18 @@ pub(crate) struct ExportArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The writable branch of a union that is not mounted
+    #[arg(value_name = "UPPER")]
+    pub(crate) subject: PathBuf,
+    #[command(flatten)]
+    pub(crate) upper: UpperArgs,
+    /// Repair what can be repaired without loss
+    #[arg(short, long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ConvertArgs {
     /// The writable branch of a union that is not mounted
     #[arg(value_name = "UPPER")]
@@ -105,14 +133,14 @@ pub(crate) struct UpperArgs {
     workdir: Option<PathBuf>,
     /// How UPPER is written: marks of every format are read, but with 'overlay' names that begin with '.wh.' are
     /// the user's
-    #[arg(long, value_name = "aufs|overlay", default_value = "aufs", hide_default_value = true)]
-    format: Format,
+    #[arg(long, value_name = "aufs|overlay")]
+    pub(crate) format: Option<Format>,
 }
 
 impl UpperArgs {
     /// As the tools take it.
     pub(crate) fn given(&self) -> anyhow::Result<Given> {
         let lowers = self.lower.as_ref().map(BranchSpec::parse_list).transpose()?;
-        Ok(Given { lowers, workdir: self.workdir.clone(), format: self.format })
+        Ok(Given { lowers, workdir: self.workdir.clone(), format: self.format.unwrap_or_default() })
     }
 }

@@ -251,3 +251,20 @@ pub(super) fn look(union: &Union, path: &[u8], dir: Ino, name: &[u8]) -> Result<
     let name = Name::new(OsStr::from_bytes(name)).map_err(ToolError::merged(path))?;
     union.lookup(dir, name).map_err(ToolError::merged(path))
 }
+
+/// What is at a path, held.
+pub(super) fn walk(union: &Union, path: &[u8]) -> Result<Option<(Ino, FileKind)>, ToolError> {
+    let mut here = (Ino::ROOT, FileKind::Directory);
+    for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+        let next = match here.1 {
+            FileKind::Directory => look(union, path, here.0, name)?,
+            _ => None,
+        };
+        union.forget(here.0, 1);
+        match next {
+            Some(entry) => here = (entry.node, entry.attr.kind()),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(here))
+}

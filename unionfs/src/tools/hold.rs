@@ -1,19 +1,23 @@
 //! Nobody else uses an upper while it is checked or converted.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::ToolError;
 use super::subject::branches_of;
+use super::{Subject, ToolError};
+use crate::branch::Branch;
 use crate::error::Errno;
-use crate::work::lock;
+use crate::marks::Format;
+use crate::union::NewError;
+use crate::work::{Work, default_workdir, lock};
 
 /// A work directory that is locked.
 #[derive(Debug)]
 pub(super) struct Locked {
-    _dir: OwnedFd,
+    path: PathBuf,
+    dir: OwnedFd,
 }
 
 impl Locked {
@@ -27,14 +31,82 @@ impl Locked {
             Err(source) => return Err(fail("open", source, "")),
         };
         match lock(&dir) {
-            Ok(()) => Ok(Some(Self { _dir: dir })),
-            Err(Errno::AGAIN) => Err(fail(
-                "flock",
-                Errno::AGAIN,
-                " (a union is mounted with this writable branch: unmount it first)",
-            )),
+            Ok(()) => Ok(Some(Self { path: path.to_owned(), dir })),
+            Err(Errno::AGAIN) => {
+                let hint = " (a union is mounted with this writable branch: unmount it first)";
+                Err(fail("flock", Errno::AGAIN, hint))
+            }
             Err(source) => Err(fail("flock", source, "")),
         }
+    }
+}
+
+/// Where the work directories of an upper may be.
+#[derive(Debug)]
+pub(super) struct Workdirs {
+    /// The one of its format, or that was named.
+    pub(super) own: PathBuf,
+    /// It is where its format has it, in the upper.
+    inside: bool,
+    /// The other format's.
+    other: Option<PathBuf>,
+}
+
+impl Workdirs {
+    pub(super) fn of(subject: &Subject) -> Self {
+        let at = |format| default_workdir(&subject.upper.path, format);
+        match (&subject.given.workdir, subject.given.format) {
+            (Some(path), _) => Self { own: path.clone(), inside: false, other: None },
+            (None, Format::Aufs) => {
+                Self { own: at(Format::Aufs), inside: true, other: Some(at(Format::Overlay)) }
+            }
+            (None, Format::Overlay) => {
+                Self { own: at(Format::Overlay), inside: false, other: Some(at(Format::Aufs)) }
+            }
+        }
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(self.own.as_path()).chain(self.other.as_deref())
+    }
+}
+
+/// All work directories of an upper, held.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Opened for changes.
+    work: Option<(PathBuf, Work)>,
+    /// Locked only.
+    locked: Vec<Locked>,
+}
+
+impl Held {
+    /// Locks those that exist; for changes, opens the upper's own, and makes and cleans it.
+    pub(super) fn new(branch: &Branch, workdirs: &Workdirs, changes: bool) -> Result<Self, ToolError> {
+        let mut held = Self { work: None, locked: Vec::new() };
+        if changes {
+            let given = (!workdirs.inside).then_some(workdirs.own.as_path());
+            let work = Work::open(branch, given).map_err(NewError::from)?;
+            held.work = Some((workdirs.own.clone(), work));
+        } else {
+            held.locked.extend(Locked::new(&workdirs.own)?);
+        }
+        if let Some(other) = &workdirs.other {
+            held.locked.extend(Locked::new(other)?);
+        }
+        Ok(held)
+    }
+
+    /// The one that was opened for changes.
+    pub(super) fn work(&self) -> Option<&Work> {
+        self.work.as_ref().map(|(_, work)| work)
+    }
+
+    /// All of them with their paths, the upper's own first.
+    pub(super) fn dirs(&self) -> impl Iterator<Item = (&Path, &OwnedFd)> {
+        let work = self.work.iter().map(|(path, work)| (path.as_path(), work.dir()));
+        work.chain(self.locked.iter().map(|locked| (locked.path.as_path(), &locked.dir)))
     }
 }
 

@@ -1,7 +1,9 @@
 //! One branch alone: what each of its directories holds, and by which marks.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +13,8 @@ use super::{ToolError, joined};
 use crate::branch::{BranchSpec, is_overlay_whiteout, open_below};
 use crate::error::Errno;
 use crate::marks::{
-    DEVICE_PREFIX, DirMarks, Format, Means, OPAQUE, is_xattr_whiteout, meaning, read_small, whiteout_name,
+    DEVICE_PREFIX, DirMarks, Format, Means, OPAQUE, is_long, is_xattr_whiteout, meaning, read_small,
+    whiteout_name,
 };
 use crate::place::Place;
 use crate::types::FileKind;
@@ -40,6 +43,8 @@ pub(super) struct LayerDir {
     pub(super) names: BTreeMap<Vec<u8>, Said>,
     /// Names that belong to aufs or to this union and say nothing of others.
     pub(super) private: Vec<Vec<u8>>,
+    /// Whiteouts of long names whose own name does not fit what they hold.
+    pub(super) strays: Vec<Vec<u8>>,
 }
 
 /// What a branch says of one name.
@@ -74,6 +79,16 @@ pub(super) const fn kind(stat: &Stat) -> FileKind {
     FileKind::from_mode(stat.st_mode)
 }
 
+/// A whiteout is an empty regular file; that of a long name has the name as its content.
+pub(super) fn is_whiteout_file(stat: &Stat, name: &[u8]) -> bool {
+    kind(stat) == FileKind::Regular && (stat.st_size == 0) != is_long(name)
+}
+
+/// Metadata-only copies have a size and no blocks.
+pub(super) fn is_hollow(stat: &Stat) -> bool {
+    kind(stat) == FileKind::Regular && stat.st_size > 0 && stat.st_blocks == 0
+}
+
 impl Layer {
     /// Opens the directory that is a branch.
     pub(super) fn open(spec: &BranchSpec, format: Format) -> Result<Self, ToolError> {
@@ -84,6 +99,11 @@ impl Layer {
             ToolError::Branch { path: path.to_owned(), op: "open", source, hint }
         })?;
         Ok(Self { root: Arc::new(root), path: path.clone(), format, marked: spec.perm.whiteouts })
+    }
+
+    /// Where an object is, for people.
+    pub(super) fn real(&self, path: &[u8]) -> PathBuf {
+        if path.is_empty() { self.path.clone() } else { self.path.join(OsStr::from_bytes(path)) }
     }
 
     /// Reads the directory at `path` from the root.
@@ -110,7 +130,8 @@ impl Layer {
             false => Ok(DirMarks::default()),
         };
         let marks = marks.map_err(ToolError::branch(path, "opaque mark"))?;
-        Ok(LayerDir { fd, marks, opaque_file: false, names: BTreeMap::new(), private: Vec::new() })
+        let (names, private, strays) = Default::default();
+        Ok(LayerDir { fd, marks, opaque_file: false, names, private, strays })
     }
 
     fn note<'n>(
@@ -152,7 +173,11 @@ impl LayerDir {
             Means::Whiteout(hidden) => self.said(hidden).file = Some(stat),
             Means::LongWhiteout => {
                 let hidden = read_small(&self.fd, name)?;
-                self.said(&hidden).file = Some(stat);
+                if *whiteout_name(&hidden) == *name {
+                    self.said(&hidden).file = Some(stat);
+                } else {
+                    self.strays.push(name.to_vec());
+                }
             }
             Means::Device(device) => self.said(device).marked_device = true,
             Means::Private if name == OPAQUE => self.opaque_file = true,

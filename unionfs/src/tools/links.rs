@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ToolError;
-use super::changes::{Walk, look, names_of};
+use super::changes::{Walk, look, names_of, walk};
 use super::joined;
 use crate::place::Place;
 use crate::types::{FileKind, Ino};
@@ -19,6 +19,14 @@ const ORIGINS: [&[u8]; 4] =
 /// The record of its origin that an object bears, if any; it is not looked into.
 pub(super) fn origin_of(place: &Place) -> Option<(&'static [u8], Vec<u8>)> {
     ORIGINS.iter().find_map(|&name| Some((name, place.read_xattr(name).ok()?)))
+}
+
+/// How many names of a union lead to each object that is no directory.
+pub(super) fn names_by_identity(union: &Union) -> Result<BTreeMap<Ino, u32>, ToolError> {
+    let mut all = Found { union, names: BTreeMap::new() };
+    all.merged(b"", Ino::ROOT)?;
+    let count = |names: Vec<Vec<u8>>| u32::try_from(names.len()).unwrap_or(u32::MAX);
+    Ok(all.names.into_iter().map(|(ino, names)| (ino, count(names))).collect())
 }
 
 /// Names of files that the upper has under other names only.
@@ -59,20 +67,6 @@ impl Extras {
     }
 }
 
-/// The node at a path, held.
-fn resolve(union: &Union, path: &[u8]) -> Result<Option<Ino>, ToolError> {
-    let mut node = Ino::ROOT;
-    for name in path.split(|&byte| byte == b'/') {
-        let next = look(union, path, node, name)?;
-        union.forget(node, 1);
-        match next {
-            Some(entry) => node = entry.node,
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(node))
-}
-
 /// Names by the identity of their file.
 struct Found<'a> {
     union: &'a Union,
@@ -81,15 +75,15 @@ struct Found<'a> {
 
 impl Found<'_> {
     /// Those of the upper.
-    fn upper(&mut self, walk: &Walk<'_>, path: &[u8]) -> Result<(), ToolError> {
-        let dir = walk.layer.read(path)?;
+    fn upper(&mut self, changes: &Walk<'_>, path: &[u8]) -> Result<(), ToolError> {
+        let dir = changes.layer.read(path)?;
         let objects: Vec<_> = dir.objects().map(|(name, said)| (joined(path, name), *said)).collect();
         drop(dir);
         for (full, said) in objects {
             if said.is_dir() {
-                self.upper(walk, &full)?;
+                self.upper(changes, &full)?;
             } else if said.object.is_some_and(|stat| stat.st_nlink > 1)
-                && let Some(node) = resolve(self.union, &full)?
+                && let Some((node, _)) = walk(self.union, &full)?
             {
                 self.names.entry(node).or_default().push(full);
                 self.union.forget(node, 1);

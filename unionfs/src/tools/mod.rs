@@ -7,10 +7,12 @@
 //! |---|---|---|
 //! | [`diff`] | `unionfs diff` | which paths were added, changed and deleted |
 //! | [`export`] | `unionfs export` | the same as an OCI layer |
+//! | [`check`] | `unionfs check` | what a crash or a foreign hand has left in it, and repairs that |
 //! | [`convert`] | `unionfs convert` | nothing: it rewrites the upper's marks in the other format |
 //! | [`whereis`] | `unionfs where` | which branch holds a path, and what lies beneath |
 
 mod changes;
+pub mod check;
 pub mod convert;
 pub mod diff;
 pub mod export;
@@ -18,6 +20,7 @@ mod hold;
 mod layer;
 mod links;
 mod pax;
+mod rewrite;
 mod subject;
 pub mod whereis;
 

@@ -43,6 +43,7 @@ use crate::work::{Work, beside, find_links, refuse_unfinished};
 use data::OpenFile;
 use groups::Groups;
 pub use live::{InUse, LiveError};
+pub(crate) use origin::{ORIGINS, parse_origin};
 use placement::Placement;
 pub(crate) use read::decode_device;
 pub(crate) use resolve::absolute;

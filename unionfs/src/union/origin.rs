@@ -30,9 +30,7 @@ impl Union {
         };
         let mut value = [0; 64];
         let len = names.iter().find_map(|name| place.getxattr(name, &mut value).ok())?;
-        let (ino, real) = std::str::from_utf8(&value[..len]).ok()?.split_once('@')?;
-        let (ino, real): (u64, u64) = (ino.parse().ok()?, real.parse().ok()?);
-        if real == stat.st_ino { Ino::new(ino) } else { None }
+        parse_origin(&value[..len]).filter(|(_, real)| *real == stat.st_ino).map(|(ino, _)| ino)
     }
 
     /// Records the identity of a fresh copy, where its branch can store that.
@@ -55,4 +53,13 @@ impl Union {
             done => done,
         }
     }
+}
+
+/// The attributes that may hold the record.
+pub(crate) const ORIGINS: [&[u8]; 2] = [TRUSTED, USER];
+
+/// What a record says: the identity, and the number of the inode that it belongs to.
+pub(crate) fn parse_origin(value: &[u8]) -> Option<(Ino, u64)> {
+    let (ino, real) = std::str::from_utf8(value).ok()?.split_once('@')?;
+    Some((Ino::new(ino.parse().ok()?)?, real.parse().ok()?))
 }

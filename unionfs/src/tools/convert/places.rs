@@ -12,7 +12,6 @@ use rustix::fs::{
     AtFlags, CWD, Mode, fsync, linkat, mkdirat, openat, readlinkat, renameat, statat, symlinkat, unlinkat,
 };
 
-use super::kept::Kept;
 use super::{Conversion, Format, scan};
 use crate::branch::{Branch, DIR_FLAGS};
 use crate::error::Errno;
@@ -20,6 +19,7 @@ use crate::marks::WORK;
 use crate::tools::ToolError;
 use crate::tools::hold::Locked;
 use crate::tools::layer::Layer;
+use crate::tools::rewrite::Kept;
 use crate::union::NewError;
 use crate::work::{CONVERTING, LINKS, Work, beside, default_workdir, read_names, remove_children};
 

@@ -1,13 +1,12 @@
 //! What stands in the way of a conversion, before anything is changed.
 
-use rustix::fs::Stat;
-
-use super::plan::Facts;
-use super::{FileKind, Format};
+use super::Format;
 use crate::branch::{DIR_FLAGS, is_overlay_whiteout};
-use crate::marks::{OPAQUE, WORK, is_long, read_metacopy, whiteout_name};
-use crate::tools::layer::{Layer, LayerDir, Said, kind};
+use crate::marks::{OPAQUE, WORK, read_metacopy, whiteout_name};
+use crate::tools::layer::{Layer, LayerDir, Said, is_hollow, is_whiteout_file, kind};
+use crate::tools::rewrite::Facts;
 use crate::tools::{ToolError, joined};
+use crate::types::FileKind;
 use crate::work::read_names;
 
 /// What an upper has.
@@ -37,7 +36,7 @@ impl Found {
     fn dir(&mut self, layer: &Layer, to: Format, path: &[u8]) -> Result<(), ToolError> {
         let dir = layer.read(path)?;
         let facts = Facts::of(&dir).map_err(ToolError::branch(path, "marks"))?;
-        self.any |= facts.times.is_some();
+        self.any |= facts.has_kept_times();
         self.any |= match to {
             Format::Overlay => dir.opaque_file || facts.has_carriers(),
             Format::Aufs => facts.has_carriers(),
@@ -98,16 +97,6 @@ impl Found {
             _ => Ok(()),
         }
     }
-}
-
-/// A whiteout is an empty regular file; that of a long name has the name as its content.
-fn is_whiteout_file(stat: &Stat, name: &[u8]) -> bool {
-    kind(stat) == FileKind::Regular && (stat.st_size == 0) != is_long(name)
-}
-
-/// Metadata-only copies have a size and no blocks.
-fn is_hollow(stat: &Stat) -> bool {
-    kind(stat) == FileKind::Regular && stat.st_size > 0 && stat.st_blocks == 0
 }
 
 /// Whether something of aufs's own is empty.

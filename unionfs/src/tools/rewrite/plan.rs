@@ -1,15 +1,19 @@
 //! What is to be done in one directory: first what is added, then what is removed.
 
-use super::{OPAQUE, Place, kept};
+use rustix::fs::{Mode, openat};
+
+use super::kept;
+use crate::branch::DIR_FLAGS;
 use crate::error::Errno;
 use crate::marks::{
-    DEVICE_PREFIX, DirMarks, OPAQUE_XATTRS, REDIRECT_XATTRS, WORK, is_long, read_small, whiteout_name,
+    DEVICE_PREFIX, DirMarks, OPAQUE, OPAQUE_XATTRS, REDIRECT_XATTRS, WORK, is_long, read_small, whiteout_name,
 };
+use crate::place::Place;
 use crate::tools::layer::LayerDir;
 
 /// A change of one directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Act {
+pub(in crate::tools) enum Act {
     /// Puts a character device 0:0 in this name's place.
     Device(Vec<u8>),
     /// Makes the whiteout file of this name, with this content.
@@ -20,41 +24,45 @@ pub(super) enum Act {
     Mark(Vec<u8>, Vec<u8>),
     /// Marks the directory of this name in it opaque, by this attribute.
     MarkChild(Vec<u8>, Vec<u8>),
+    /// Makes the mark `.wh..wh..opq` in the directory of this name in it.
+    OpaqueChild(Vec<u8>),
     /// Removes a name.
     Unlink(Vec<u8>),
     /// Removes an attribute of the directory.
     Unmark(Vec<u8>),
+    /// Removes an attribute of the object of this name.
+    UnmarkChild(Vec<u8>, Vec<u8>),
 }
 
 /// All changes of one directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) add: Vec<Act>,
-    pub(super) remove: Vec<Act>,
+pub(in crate::tools) struct Plan {
+    pub(in crate::tools) add: Vec<Act>,
+    pub(in crate::tools) remove: Vec<Act>,
 }
 
 impl Plan {
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(in crate::tools) const fn is_empty(&self) -> bool {
         self.add.is_empty() && self.remove.is_empty()
     }
 }
 
 /// What the directory itself tells, beside its names.
 #[derive(Clone, Debug)]
-pub(super) struct Facts {
+pub(in crate::tools) struct Facts {
     /// The content of its `.wh..wh..opq`.
     opaque: Option<Vec<u8>>,
     /// Its attributes that are marks, with their values.
-    carriers: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The times that an interrupted conversion has kept.
-    pub(super) times: Option<Vec<u8>>,
+    pub(in crate::tools) carriers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// An interrupted conversion has kept its times.
+    kept_times: bool,
 }
 
 impl Facts {
-    pub(super) fn of(dir: &LayerDir) -> Result<Self, Errno> {
+    pub(in crate::tools) fn of(dir: &LayerDir) -> Result<Self, Errno> {
         let place = Place::Fd(std::sync::Arc::clone(&dir.fd));
         let opaque = dir.opaque_file.then(|| read_small(&dir.fd, OPAQUE)).transpose()?;
-        let mut facts = Self { opaque, carriers: Vec::new(), times: None };
+        let mut facts = Self { opaque, carriers: Vec::new(), kept_times: false };
         let names = match place.list_xattrs() {
             Err(Errno::OPNOTSUPP) => return Ok(facts),
             names => names?,
@@ -63,20 +71,25 @@ impl Facts {
             if OPAQUE_XATTRS.contains(&name) || REDIRECT_XATTRS.contains(&name) {
                 facts.carriers.push((name.to_vec(), place.read_xattr(name)?));
             } else if kept::NAMES.contains(&name) {
-                facts.times = Some(place.read_xattr(name)?);
+                facts.kept_times = true;
             }
         }
         Ok(facts)
     }
 
+    /// Whether an interrupted conversion has kept its times.
+    pub(in crate::tools) const fn has_kept_times(&self) -> bool {
+        self.kept_times
+    }
+
     /// Whether a mark is there that only kernel overlay or fuse-overlayfs writes.
-    pub(super) fn has_carriers(&self) -> bool {
+    pub(in crate::tools) fn has_carriers(&self) -> bool {
         !self.carriers.is_empty()
     }
 }
 
 /// The plan for kernel overlay's format; `below` is what the directory merges with, if it was renamed.
-pub(super) fn to_overlay(dir: &LayerDir, facts: &Facts, below: &[u8], prefix: &str) -> Plan {
+pub(in crate::tools) fn to_overlay(dir: &LayerDir, facts: &Facts, below: &[u8], prefix: &str) -> Plan {
     let mut plan = Plan::default();
     let opaque = format!("{prefix}opaque").into_bytes();
     for (name, said) in &dir.names {
@@ -115,7 +128,7 @@ pub(super) fn to_overlay(dir: &LayerDir, facts: &Facts, below: &[u8], prefix: &s
 }
 
 /// The plan for the aufs format.
-pub(super) fn to_aufs(dir: &LayerDir, facts: &Facts, below: &[u8]) -> Plan {
+pub(in crate::tools) fn to_aufs(dir: &LayerDir, facts: &Facts, below: &[u8]) -> Plan {
     let mut plan = Plan::default();
     for (name, said) in &dir.names {
         if !said.device && !said.xattr {
@@ -153,8 +166,8 @@ fn wanted(marks: &DirMarks, below: &[u8]) -> Option<(&'static str, Vec<u8>)> {
 }
 
 /// Whether the directory of this name has a mark of its own, so that a whiteout beside it adds nothing.
-fn is_marked(dir: &LayerDir, name: &[u8]) -> bool {
-    let child = rustix::fs::openat(&dir.fd, name, super::DIR_FLAGS, rustix::fs::Mode::empty());
+pub(in crate::tools) fn is_marked(dir: &LayerDir, name: &[u8]) -> bool {
+    let child = openat(&dir.fd, name, DIR_FLAGS, Mode::empty());
     let marks = child.and_then(|child| DirMarks::read(&std::sync::Arc::new(child), true));
     marks.is_ok_and(|marks| marks.redirect.is_some() || marks.opaque)
 }

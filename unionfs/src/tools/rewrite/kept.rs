@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use rustix::fs::{Stat, Timespec, Timestamps, XattrFlags, fstat, futimens};
 
-use super::Place;
 use crate::error::Errno;
+use crate::place::Place;
 use crate::work::{OwnXattrs, times_of};
 
 /// The attributes that keep them.
 pub(super) const NAMES: [&[u8]; 2] = [b"trusted.unionfs.times", b"user.unionfs.times"];
 
 /// Times to be put back.
-pub(super) struct Kept {
+pub(in crate::tools) struct Kept {
     dir: Arc<OwnedFd>,
     times: Timestamps,
     name: Option<&'static [u8]>,
@@ -21,7 +21,7 @@ pub(super) struct Kept {
 
 impl Kept {
     /// Keeps a directory's times, or takes up those that an interrupted conversion has kept.
-    pub(super) fn save(dir: &Arc<OwnedFd>, own: OwnXattrs) -> Result<Self, Errno> {
+    pub(in crate::tools) fn save(dir: &Arc<OwnedFd>, own: OwnXattrs) -> Result<Self, Errno> {
         let place = Place::Fd(Arc::clone(dir));
         let name = match own {
             OwnXattrs::Trusted => Some(NAMES[0]),
@@ -37,7 +37,7 @@ impl Kept {
     }
 
     /// Puts them back.
-    pub(super) fn restore(self) -> Result<(), Errno> {
+    pub(in crate::tools) fn restore(self) -> Result<(), Errno> {
         futimens(&self.dir, &self.times)?;
         match self.name.map(|name| Place::Fd(self.dir).removexattr(name)) {
             Some(Err(errno)) if errno != Errno::NODATA => Err(errno),
