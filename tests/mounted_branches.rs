@@ -202,6 +202,9 @@ fn changes_behind_the_unions_back_are_seen() {
         );
         assert_eq!(c.read("d/f"), "1");
 
+        assert_eq!(ls(&c.root()), "d");
+        fs::write(c.lower("beside"), "").unwrap();
+        soon(udba, || ls(&c.root()) == "beside d");
         fs::write(c.lower("d/new"), "new").unwrap();
         soon(udba, || c.path("d/new").exists() && ls(&c.path("d")) == "f new");
         fs::write(c.lower("d/new"), "another").unwrap();

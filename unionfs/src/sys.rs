@@ -31,6 +31,16 @@ pub(crate) fn clone_fuse_channel(fresh: impl AsFd, session: BorrowedFd<'_>) -> R
     if ret == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// Lets all threads allocate from one arena (mallopt(3), `M_ARENA_MAX`): each further one keeps what it once had, and
+/// the threads of a server allocate too little to stand in each other's way.
+pub(crate) fn allocate_from_one_arena() {
+    #[cfg(target_env = "gnu")]
+    // JUSTIFICATION: no safe crate has it. SAFETY: it takes two numbers, and is safe to call from any thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Returns freed memory to the system (malloc_trim(3)); glibc keeps it otherwise.
 pub(crate) fn give_memory_back() {
     #[cfg(target_env = "gnu")]

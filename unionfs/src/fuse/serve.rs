@@ -20,7 +20,7 @@ use super::control::{COMMAND, Control};
 use super::message::Message;
 use super::op::Op;
 use super::opens::Opens;
-use super::reply::{Reply, Timeout};
+use super::reply::{Opened, Reply, Timeout};
 use super::request::Dialect;
 use super::wire::Opcode;
 use crate::error::{Errno, Error, Result};
@@ -33,6 +33,8 @@ pub(crate) struct Policy {
     pub(crate) name_for: Timeout,
     /// How long attributes are valid.
     pub(crate) attr_for: Timeout,
+    /// Whether each listing is asked for anew: the time of a merged directory does not tell of its lower layers.
+    pub(crate) relist: bool,
     /// Whether fsync(2) and syncfs(2) reach the branches; else the kernel is told not to ask.
     pub(crate) durable: bool,
     /// Whether extended attributes are served; else the kernel is told not to ask.
@@ -137,7 +139,8 @@ impl<C: Core> Service<C> {
     /// Whether the kernel is to be told never to ask for this again.
     const fn never_asked(&self, op: &Op<'_>) -> bool {
         match op {
-            Op::Refused | Op::Opendir => true,
+            Op::Refused => true,
+            Op::Opendir => !self.policy.relist,
             Op::Open { .. } => self.opens.is_none(),
             Op::Fsync { .. } | Op::Fsyncdir { .. } | Op::Syncfs => !self.policy.durable,
             Op::Getxattr { .. } | Op::Listxattr { .. } | Op::Setxattr { .. } | Op::Removexattr { .. } => {
@@ -191,7 +194,9 @@ impl<C: Core> Service<C> {
                 self.copy_file_range((from, from_offset), (to, to_offset), len, wide, out)
             }
             Op::Ioctl { node, cmd, data, out_size } => self.ioctl(node, cmd, data, out_size, out),
-            Op::Opendir | Op::Refused | Op::Forget { .. } | Op::BatchForget(_) => {
+            // Without flags: the listing is not kept.
+            Op::Opendir => out.opened(Opened::default()),
+            Op::Refused | Op::Forget { .. } | Op::BatchForget(_) => {
                 Err(Error::rule("dispatch", Errno::IO)) // answered before
             }
         }

@@ -307,6 +307,7 @@ impl MountOptions {
         Policy {
             name_for: timeout,
             attr_for: timeout,
+            relist: self.outside && self.timeout == Some(Duration::ZERO),
             durable: self.durable,
             xattrs: self.xattrs,
             dialect: Dialect { setxattr_ext: features.live("SETXATTR_EXT") },

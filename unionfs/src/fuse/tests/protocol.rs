@@ -18,6 +18,7 @@ use crate::fuse::wire::*;
 const POLICY: Policy = Policy {
     name_for: Timeout::FOREVER,
     attr_for: Timeout::FOREVER,
+    relist: false,
     durable: true,
     xattrs: true,
     dialect: Dialect { setxattr_ext: true },
