@@ -42,8 +42,8 @@ fn life_in_order() {
 #[test]
 fn containers_are_found_by_name_identifier_and_its_beginning() {
     let uctr = Uctr::new();
-    let id = uctr.background(&["--name", "a"], "sleep 100");
-    for word in ["a", &id[..], &id[..12], &id[..4]] {
+    let id = uctr.background(&["--name", "named"], "sleep 100");
+    for word in ["named", &id[..], &id[..12], &id[..4]] {
         assert_eq!(uctr.ok(&["inspect", "-f", "{{.Id}}", word]), id, "{word}");
     }
     let ids: Vec<String> = (0..20).map(|_| uctr.ok(&["create", "busybox", "true"])).collect();

@@ -1,6 +1,6 @@
 //! What a container is at this moment: the kernel's word, and one small file for what the kernel forgets.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -118,8 +118,21 @@ impl Lock {
     /// Takes the lock of the container whose state is in `run`, or tells that somebody else has it.
     pub(crate) fn try_take(run: &Path) -> Result<Option<Self>> {
         fs::create_dir_all(run).on("mkdir", run)?;
+        Self::try_open(run, File::options().create(true).truncate(false).write(true))
+    }
+
+    /// The same, for a container that may be going: nothing is made.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if there is no lock any more.
+    pub(crate) fn try_existing(run: &Path) -> Result<Option<Self>> {
+        Self::try_open(run, File::options().write(true))
+    }
+
+    fn try_open(run: &Path, how: &OpenOptions) -> Result<Option<Self>> {
         let path = run.join("lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path).on("open", &path)?;
+        let file = how.open(&path).on("open", &path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Ok(None),

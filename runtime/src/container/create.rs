@@ -77,7 +77,8 @@ impl Container {
                 return Err(Error::option("--name", &self.config.name, why));
             }
         }
-        let lock = self.lock("create")?;
+        let lock = Lock::try_take(&self.run_dir())?
+            .ok_or_else(|| Error::State(format!("container {} is there already", self.config.id)))?;
         fs::create_dir_all(self.dir()).on("mkdir", self.dir())?;
         fs::write(self.dir().join(NAME), &self.config.name).on("write", self.dir().join(NAME))?;
         drop(store);
@@ -128,9 +129,21 @@ fn sweep(paths: &Paths) -> Result<()> {
         if directory.join(CONFIG).exists() || !is_id(&entry.file_name()) {
             continue;
         }
-        if let Some(lock) = Lock::try_take(&run)? {
-            rootless::as_root(|| remove_directories([&directory, &run]))?;
-            drop(lock);
+        match Lock::try_existing(&run) {
+            Ok(None) => {} // at work
+            Ok(Some(lock)) => {
+                rootless::as_root(|| remove_directories([&directory, &run]))?;
+                drop(lock);
+            }
+            // The lock goes after the container's directory, so what is left here is nobody's: after a restart of the
+            // machine, or when a removal is at its last step.
+            Err(error) if error.errno() == Some(libc::ENOENT) => {
+                rootless::as_root(|| remove_directories([&directory]))?;
+                if let Err(error) = fs::remove_dir(&run) {
+                    tracing::debug!(%error, ?run, "left to whoever removes it");
+                }
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use create::remove_directories;
+
 use crate::error::{Error, On, Result};
 use crate::paths::Paths;
 use crate::rootfs::Directories;
@@ -92,11 +94,17 @@ impl Container {
         Directories::of(&self.dir())
     }
 
-    /// The right to start or remove it.
+    /// The right to change it.
     fn lock(&self, act: &str) -> Result<Lock> {
-        Lock::try_take(&self.run_dir())?.ok_or_else(|| {
-            Error::State(format!("cannot {act} container {}: it is running", self.config.name))
-        })
+        let name = &self.config.name;
+        let lock = Lock::try_take(&self.run_dir())?
+            .ok_or_else(|| Error::State(format!("cannot {act} container {name}: it is running")))?;
+        if !self.dir().join(CONFIG).exists() {
+            // It was removed since it was found.
+            remove_directories(&[self.run_dir()])?;
+            return Err(Error::Absent { kind: "container", name: name.clone() });
+        }
+        Ok(lock)
     }
 
     /// All containers, the newest first. One that is just being made or removed is not among them.
