@@ -46,3 +46,53 @@ fn helper_hint(source: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::sync::Arc;
+
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+    use crate::mount::{MountError, MountOptions};
+    use crate::union::{Options, Union};
+    use crate::{BranchSpec, Errno};
+
+    /// What mounting a union on this path says.
+    fn refusal(at: &std::path::Path, branch: &std::path::Path) -> MountError {
+        let specs = BranchSpec::parse_list(format!("{}=ro", branch.display())).unwrap();
+        let union = Arc::new(Union::new(specs, Options::default()).unwrap());
+        MountOptions::new(at).mount(union).map(|_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn mount_refusals_name_the_place_and_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let (branch, file, dead) = (dir.path().join("b"), dir.path().join("f"), dir.path().join("dead"));
+        std::fs::create_dir(&branch).unwrap();
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(&file, "").unwrap();
+
+        let error = refusal(&dir.path().join("none"), &branch);
+        assert!(matches!(error, MountError::Mountpoint { source: Errno::NOENT, .. }), "{error}");
+        assert!(
+            error.to_string().contains("none") && error.to_string().contains("create the directory"),
+            "{error}"
+        );
+        let error = refusal(&file, &branch);
+        assert!(matches!(&error, MountError::NotDirectory { path } if path.ends_with("f")), "{error}");
+
+        // A FUSE mount whose server is gone.
+        let device = std::fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+        let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        if mount(Some("dead"), &dead, Some("fuse"), MsFlags::empty(), Some(&*data)).is_err() {
+            eprintln!("SKIP the dead mount: not root");
+            return;
+        }
+        drop(device);
+        let error = refusal(&dead, &branch);
+        umount2(&dead, MntFlags::MNT_DETACH).unwrap();
+        assert!(matches!(error, MountError::Mountpoint { source: Errno::NOTCONN, .. }), "{error}");
+        assert!(error.to_string().contains("umount -l"), "{error}");
+    }
+}
