@@ -136,9 +136,10 @@ impl Seats {
         }
     }
 
-    /// Whether no other thread is meant to read, so that this one may spin.
+    /// Whether no other thread reads, so that this one may spin. One with a seat too many may still sleep in read(2); it
+    /// must be left the next request, or it would be woken for each and never get away.
     pub(super) fn alone(&self) -> bool {
-        !self.crowded.load(Ordering::Relaxed)
+        !self.crowded.load(Ordering::Relaxed) && !self.surplus.load(Ordering::Relaxed)
     }
 
     /// No request was waiting when a thread asked.
