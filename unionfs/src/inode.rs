@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
@@ -21,6 +21,8 @@ use crate::types::{BranchIndex, FileKind, Ino};
 pub(crate) struct Node {
     pub(crate) ino: Ino,
     pub(crate) kind: FileKind,
+    /// Known to have no `security.capability`, which the kernel asks for before the first write and at each exec.
+    pub(crate) no_capability: AtomicBool,
     /// Lookups the kernel has not given back, plus one for each child node in the table.
     refs: AtomicU64,
     pub(crate) link: Mutex<Link>,
@@ -90,7 +92,15 @@ impl fmt::Debug for Node {
 
 impl Node {
     pub(crate) fn new(ino: Ino, kind: FileKind, link: Link, body: Body) -> Self {
-        Self { ino, kind, refs: AtomicU64::new(0), link: Mutex::new(link), body: RwLock::new(body) }
+        let no_capability = AtomicBool::new(false);
+        Self {
+            ino,
+            kind,
+            no_capability,
+            refs: AtomicU64::new(0),
+            link: Mutex::new(link),
+            body: RwLock::new(body),
+        }
     }
 
     pub(crate) fn is_dir(&self) -> bool {

@@ -2,11 +2,13 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::XattrFlags;
 
 use super::Union;
 use super::copyup::ALL_DATA;
+use super::udba::Udba;
 use crate::branch::BranchSpec;
 use crate::error::{At, Errno, Error, Result};
 use crate::types::Ino;
@@ -50,6 +52,9 @@ fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+/// The attribute of file capabilities (capabilities(7)).
+const CAPABILITY: &str = "security.capability";
+
 /// The virtual attribute of the root that tells the branches, one line each, like aufs's `/sys/fs/aufs/si_*/br*`.
 pub const BRANCHES: &str = "user.unionfs.ctl.branches";
 /// The virtual attribute of the root that tells the format of new marks, `aufs` or `overlay`.
@@ -68,8 +73,16 @@ impl Union {
             return Ok(told);
         }
         let node = self.node(node)?;
+        let capability = name == CAPABILITY && self.options.udba == Udba::None;
+        if capability && node.no_capability.load(Ordering::Acquire) {
+            return Err(Error::rule("getxattr", Errno::NODATA));
+        }
         let body = node.body.read();
-        self.place(&node, &body)?.read_xattr(&escaped(name)).during("getxattr")
+        let value = self.place(&node, &body)?.read_xattr(&escaped(name));
+        if capability && value == Err(Errno::NODATA) {
+            node.no_capability.store(true, Ordering::Release);
+        }
+        value.during("getxattr")
     }
 
     /// What a virtual attribute of the root tells.
@@ -120,7 +133,12 @@ impl Union {
         self.refuse_before_copying(node.ino, &name, flags)?;
         self.promote(&node, ALL_DATA)?;
         let flags = XattrFlags::from_bits_retain(flags);
-        self.place(&node, &node.body.read())?.setxattr(&name, value, flags).during("setxattr")?;
+        {
+            // Alone: nobody may find that there is none, and remember it after it was set.
+            let body = node.body.write();
+            node.no_capability.store(false, Ordering::Release);
+            self.place(&node, &body)?.setxattr(&name, value, flags).during("setxattr")?;
+        }
         if node.is_dir() && name == b"system.posix_acl_default" {
             node.body.write().dir_mut()?.default_acl = None;
         }
