@@ -13,6 +13,7 @@ mod hide;
 mod live;
 mod metacopy;
 mod origin;
+mod path;
 mod placement;
 mod read;
 mod remove;
@@ -44,6 +45,7 @@ use data::OpenFile;
 use groups::Groups;
 pub use live::{InUse, LiveError};
 pub(crate) use origin::{ORIGINS, parse_origin};
+use path::{path_below, path_on};
 use placement::Placement;
 pub(crate) use read::decode_device;
 pub(crate) use resolve::absolute;
@@ -323,53 +325,6 @@ impl DirBody {
 /// The place in the list of branches; [`Union::new`] has checked that it fits.
 fn index(at: usize) -> BranchIndex {
     BranchIndex::new(u16::try_from(at).unwrap_or(u16::MAX))
-}
-
-/// The path of a directory from the root of a branch. The topology must be held.
-fn path_on(dir: &Node, branch: BranchIndex) -> Vec<u8> {
-    let mut names: Vec<Box<[u8]>> = Vec::new();
-    let mut next = Some(step(dir, branch));
-    while let Some((name, parent)) = next {
-        if !name.is_empty() {
-            names.push(name);
-        }
-        next = parent.map(|parent| step(&parent, branch));
-    }
-    names.reverse();
-    names.join(&b'/')
-}
-
-/// One step up: the name, or the whole path where the branch has the directory elsewhere, and what is left above.
-fn step(dir: &Node, branch: BranchIndex) -> (Box<[u8]>, Option<Arc<Node>>) {
-    let link = dir.link.lock();
-    let moved = link.moved.iter().flat_map(|moved| &moved.located).find(|(on, _)| *on == branch);
-    match moved {
-        Some((_, path)) => (path.clone(), None),
-        None => (link.name.to_vec().into(), link.parent.clone()),
-    }
-}
-
-/// The path of a directory in the union of the branches below `branch`: what a redirect mark on `branch` would hold.
-/// The topology must be held.
-fn path_below(dir: &Node, branch: BranchIndex) -> Vec<u8> {
-    let mut names: Vec<Box<[u8]>> = Vec::new();
-    let mut next = Some(step_below(dir, branch));
-    while let Some((name, parent)) = next {
-        if !name.is_empty() {
-            names.push(name);
-        }
-        next = parent.map(|parent| step_below(&parent, branch));
-    }
-    names.reverse();
-    names.join(&b'/')
-}
-
-fn step_below(dir: &Node, branch: BranchIndex) -> (Box<[u8]>, Option<Arc<Node>>) {
-    let link = dir.link.lock();
-    match link.moved.as_ref().filter(|moved| moved.marked == branch) {
-        Some(moved) => (moved.target.clone(), None),
-        None => (link.name.to_vec().into(), link.parent.clone()),
-    }
 }
 
 fn refuse_overlaps(branches: &[Branch]) -> std::result::Result<(), NewError> {
