@@ -38,6 +38,11 @@ pub(crate) fn command(mountpoint: &Path, words: &[&OsStr]) -> anyhow::Result<()>
     }
 }
 
+/// How many branches a mounted union has.
+pub(crate) fn branch_count(mountpoint: &Path) -> anyhow::Result<usize> {
+    Ok(ask(mountpoint, BRANCHES)?.iter().filter(|&&byte| byte == b'\n').count())
+}
+
 /// A branch by a path that means the same to the server, which has a working directory of its own.
 pub(crate) fn absolute(branch: &OsStr) -> OsString {
     if branch.as_bytes().starts_with(b"/") {

@@ -1,39 +1,44 @@
-//! `unionfs mount`: from what was typed to a mount that answers.
+//! From a plan to a mount that answers.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use unionfs::live::Live;
 use unionfs::mount::{Access, MountFlags, MountOptions, Unmounter};
 use unionfs::union::Udba;
-use unionfs::{BranchSpec, Options, Union};
+use unionfs::{Format, Options, OverrideStat, Union};
 
-use crate::cli::{MountArgs, MountChoice};
+use crate::checks;
+use crate::cli::MountPlan;
 
+/// The first argument of the process that serves in the background.
+pub(crate) const SERVE: &str = "--serve";
 /// What the background process says once the mount answers.
 const READY: &[u8] = b"ready\n";
-
-/// Mounts, and serves here (`--foreground`) or in a process of its own.
-pub(crate) fn mount(args: &MountArgs) -> anyhow::Result<()> {
-    if args.foreground || args.serve { serve(args) } else { in_background() }
-}
+/// Callers of fuse-overlayfs set this to have no device whiteouts written.
+const NO_DEVICE_WHITEOUTS: &str = "FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT";
 
 /// Starts this program again to serve, and returns when the mount answers.
-fn in_background() -> anyhow::Result<()> {
+///
+/// The background process has the caller's standard error until then, so that whoever waits for its end hears all
+/// there is to hear and is not kept waiting (containers/storage reads it to the end).
+pub(crate) fn in_background(argv: &[OsString]) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("/proc/self/exe")?;
+    // A lock or a pipe of the caller's must not stay open for as long as the mount lasts.
+    unionfs::inherit_only_stdio();
     let mut server = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .arg("--serve")
+        .arg0(argv.first().map_or_else(|| "unionfs".as_ref(), OsString::as_os_str))
+        .arg(SERVE)
+        .args(argv.iter().skip(1))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .process_group(0)
         .spawn()
         .context("cannot start the server process")?;
     let mut said = Vec::new();
@@ -48,85 +53,111 @@ fn in_background() -> anyhow::Result<()> {
     std::process::exit(status.code().filter(|&code| code != 0).unwrap_or(1));
 }
 
-fn serve(args: &MountArgs) -> anyhow::Result<()> {
-    let choice = MountChoice::parse(&args.options)?;
-    let (branches, mountpoint) = places(args, &choice)?;
-    let specs = BranchSpec::parse_list(&branches)?;
+/// Mounts and serves in this process; `background` tells that somebody waits to hear that the mount answers.
+pub(crate) fn serve(plan: &MountPlan, background: bool) -> anyhow::Result<()> {
+    if background {
+        // A key pressed at the caller's terminal is not for the server.
+        rustix::process::setsid().context("setsid")?;
+    }
+    checks::check(plan)?;
     let signals = block_signals()?;
-    raise_open_files();
-    let options = Options {
-        format: choice.format,
-        workdir: choice.workdir.clone(),
-        volatile: choice.volatile,
-        read_only: choice.flags.contains(MountFlags::READ_ONLY),
-        create: choice.create,
-        copyup: choice.copyup,
-        min_free: choice.min_free,
-        move_on_enospc: choice.move_on_enospc,
-        udba: choice.udba,
-    };
-    let union = Union::new(specs, options)?;
-    let mount = mount_options(&choice, &union, mountpoint);
+    raise_open_files(plan.choice.max_files);
+    let union = Union::new(plan.branches.clone(), options(plan))?;
+    let mount = mount_options(plan, &union);
     let server = mount.mount(Arc::new(Live::new(union)))?;
-    unmount_on(signals, server.unmounter())?;
-    if args.serve {
+    wait_for_signals(signals, server.unmounter())?;
+    if background {
         detach_from_caller()?;
     }
     Ok(server.run()?)
 }
 
-/// The branch list and the mount point, which is the last of what was named.
-fn places<'a>(args: &'a MountArgs, choice: &MountChoice) -> anyhow::Result<(OsString, &'a OsStr)> {
-    match (args.places.as_slice(), &choice.branches) {
-        ([mountpoint] | [_, mountpoint], Some(branches)) => Ok((branches.clone(), mountpoint)),
-        ([branches, mountpoint], None) => Ok((branches.clone(), mountpoint)),
-        _ => {
-            bail!("branches and mount point are needed: write 'unionfs mount A:B MOUNTPOINT', or -o dirs=A:B")
-        }
+fn options(plan: &MountPlan) -> Options {
+    let choice = &plan.choice;
+    Options {
+        format: choice.format.unwrap_or_else(|| default_format(plan)),
+        workdir: choice.workdir.clone().filter(|_| plan.branches.iter().any(|spec| spec.perm.writable())),
+        volatile: choice.volatile,
+        read_only: plan.read_only(),
+        create: choice.create,
+        copyup: choice.copyup,
+        min_free: choice.min_free,
+        move_on_enospc: choice.move_on_enospc,
+        udba: outside(plan),
+        no_acl: choice.no_acl,
+        ids: choice.ids.clone(),
+        override_stat: choice.override_stat.unwrap_or_else(|| default_override(plan)),
+        ino32: choice.ino32,
     }
 }
 
-fn mount_options(choice: &MountChoice, union: &Union, mountpoint: &OsStr) -> MountOptions {
-    let root = rustix::process::geteuid().is_root();
-    let everyone = choice.allow_other.unwrap_or(root);
+/// The kernel's format where the upper directory can hold it and came by kernel overlay's words, so that the kernel
+/// can mount it another time; else aufs's.
+fn default_format(plan: &MountPlan) -> Format {
+    match &plan.choice.workdir {
+        Some(workdir) if plan.overlay && std::env::var_os(NO_DEVICE_WHITEOUTS).is_none() => {
+            plan.branches.first().map_or(Format::Aufs, |upper| Format::that_fits(&upper.path, workdir))
+        }
+        _ => Format::Aufs,
+    }
+}
+
+/// Layers that podman's `force_mask` made are read as what they stand for where they come by overlay's words.
+const fn default_override(plan: &MountPlan) -> OverrideStat {
+    if plan.overlay { OverrideStat::Read } else { OverrideStat::Off }
+}
+
+/// Who wants nothing to be remembered has branches that change behind the union's back.
+fn outside(plan: &MountPlan) -> Udba {
+    match plan.choice.udba {
+        Udba::None if plan.choice.timeout == Some(Duration::ZERO) => Udba::Reval,
+        udba => udba,
+    }
+}
+
+fn mount_options(plan: &MountPlan, union: &Union) -> MountOptions {
+    let choice = &plan.choice;
+    let everyone = choice.allow_other.unwrap_or_else(|| rustix::process::geteuid().is_root());
     let mut flags = choice.flags;
     if !union.writable() {
         flags |= MountFlags::READ_ONLY;
     }
-    let shown: Vec<_> = union.branches().map(ToString::to_string).collect();
-    let source =
-        choice.fsname.clone().unwrap_or_else(|| crate::cli::shown_source(OsStr::new(&shown.join(":"))));
-    let options = MountOptions::new(mountpoint)
-        .fsname(source)
+    let options = MountOptions::new(&plan.mountpoint)
+        .fsname(plan.shown_source(union.branches()))
+        .subtype(&plan.subtype)
         .access(if everyone { Access::Everyone } else { Access::Owner })
         .flags(flags)
         .default_permissions(choice.default_permissions.unwrap_or(true))
         .writeback(choice.writeback)
         .io(choice.io)
         .transport(choice.transport)
-        .acl(!choice.no_acl)
+        // The attribute in the mode's place cannot follow a list.
+        .acl(!choice.no_acl && !choice.writes_override())
         .xattrs(!choice.no_xattrs)
         .durable(!choice.volatile)
-        .outside_changes(choice.udba != Udba::None)
-        .timeout(if choice.udba == Udba::Reval { Some(Duration::ZERO) } else { choice.timeout });
+        .outside_changes(outside(plan) != Udba::None)
+        .timeout(if outside(plan) == Udba::Reval { Some(Duration::ZERO) } else { choice.timeout });
     match choice.threads {
         Some(threads) => options.threads(threads),
         None => options,
     }
 }
 
-/// Signals that mean "unmount" are waited for by one thread; all others, started later, inherit the mask.
+/// Signals are waited for by one thread; all others, started later, inherit the mask.
 fn block_signals() -> anyhow::Result<SigSet> {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    let signals: SigSet =
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1].into_iter().collect();
     signals.thread_block().context("sigprocmask")?;
     Ok(signals)
 }
 
-fn unmount_on(signals: SigSet, unmounter: Unmounter) -> anyhow::Result<()> {
+/// SIGUSR1, by which fuse-overlayfs is asked for numbers, must do no harm ('unionfs stats' has them); all others
+/// unmount.
+fn wait_for_signals(signals: SigSet, unmounter: Unmounter) -> anyhow::Result<()> {
     let wait = move || {
-        while signals.wait().is_ok() {
+        while let Ok(signal) = signals.wait() {
             // Whoever still has files open keeps them; nobody new gets in.
-            if unmounter.unmount().or_else(|_| unmounter.detach()).is_ok() {
+            if signal != Signal::SIGUSR1 && unmounter.unmount().or_else(|_| unmounter.detach()).is_ok() {
                 return;
             }
         }
@@ -135,21 +166,25 @@ fn unmount_on(signals: SigSet, unmounter: Unmounter) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The mount answers: tells the waiting caller, and keeps nothing of its terminal or directory.
+/// The mount answers: tells the waiting caller, and keeps nothing of what it stands on.
 fn detach_from_caller() -> anyhow::Result<()> {
-    rustix::process::setsid().ok();
     std::env::set_current_dir("/").context("chdir")?;
-    let mut out = std::io::stdout();
-    out.write_all(READY).and_then(|()| out.flush()).context("standard output")?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").context("/dev/null")?;
     rustix::stdio::dup2_stdin(&null).context("dup2")?;
     rustix::stdio::dup2_stderr(&null).context("dup2")?;
+    let mut out = std::io::stdout();
+    out.write_all(READY).and_then(|()| out.flush()).context("standard output")?;
     rustix::stdio::dup2_stdout(&null).context("dup2")
 }
 
-/// As many open files as may be: directories and files are kept open while they are used.
-fn raise_open_files() {
+/// As many open files as may be, or as were asked for: directories and files are kept open while they are used.
+fn raise_open_files(wanted: Option<u64>) {
     let now = getrlimit(Resource::Nofile);
+    let current = match (wanted, now.maximum) {
+        (Some(wanted), Some(maximum)) => Some(wanted.min(maximum)),
+        (Some(wanted), None) => Some(wanted),
+        (None, maximum) => maximum,
+    };
     // With fewer the caches are smaller, and all else is the same.
-    setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }).unwrap_or_default();
+    setrlimit(Resource::Nofile, Rlimit { current, maximum: now.maximum }).unwrap_or_default();
 }

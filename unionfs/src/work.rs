@@ -89,18 +89,23 @@ impl Work {
             let path = shown.clone();
             move |errno| BranchError { path, op, errno, hint: hint(op, errno) }
         };
-        let dir = match path {
-            Some(path) => open_or_make(CWD, path),
-            None => keeping_times(branch.root(), || open_or_make(branch.root(), OsBytes(WORK).as_path())),
-        }
-        .map_err(fail("open work directory"))?;
-        let stat = fstat(&dir).map_err(fail("fstat"))?;
-        if stat.st_dev != branch.device() {
-            return Err(fail("work directory")(Errno::XDEV));
-        }
-        lock(&dir).map_err(fail("flock"))?;
-        let temp = Arc::new(open_or_make(&dir, Path::new(TEMP)).map_err(fail("mkdir"))?);
-        let links = Arc::new(open_or_make(&dir, Path::new(LINKS)).map_err(fail("mkdir"))?);
+        let dir = loop {
+            let dir = match path {
+                Some(path) => open_or_make(CWD, path),
+                None => keeping_times(branch.root(), || open_or_make(branch.root(), OsBytes(WORK).as_path())),
+            }
+            .map_err(fail("open work directory"))?;
+            if fstat(&dir).map_err(fail("fstat"))?.st_dev != branch.device() {
+                return Err(fail("work directory")(Errno::XDEV));
+            }
+            lock(&dir).map_err(fail("flock"))?;
+            // The server that had it may have removed it in the meantime, as its last act.
+            if fstat(&dir).map_err(fail("fstat"))?.st_nlink > 0 {
+                break dir;
+            }
+        };
+        let temp = Arc::new(open_private(&dir, TEMP).map_err(fail("mkdir"))?);
+        let links = Arc::new(open_private(&dir, LINKS).map_err(fail("mkdir"))?);
         remove_children(&temp).map_err(fail("clean"))?;
         let own = probe_xattrs(&temp);
         let durable = Durable::probe(&temp);
@@ -240,6 +245,13 @@ fn open_or_make(dir: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
         Err(errno) => return Err(errno),
     }
     openat(dir, path, DIR_FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())
+}
+
+/// A directory in which objects lie that their own modes do not protect yet, or not by this path.
+fn open_private(dir: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    let opened = open_or_make(dir, Path::new(name))?;
+    rustix::fs::fchmod(&opened, Mode::RWXU)?;
+    Ok(opened)
 }
 
 fn probe_xattrs(dir: &Arc<OwnedFd>) -> OwnXattrs {

@@ -4,11 +4,14 @@ mod spec;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::Errno;
+use crate::override_stat::Key;
+use crate::place::Place;
 pub use spec::{Access, BranchSpec, Perm, SpecError};
 
 /// How often a path is tried again that a rename elsewhere on the host disturbed (`EAGAIN` of openat2(2)).
@@ -32,6 +35,8 @@ pub struct Branch {
     id: (u64, u64),
     /// Those of the directories it lies in.
     above: Vec<(u64, u64)>,
+    /// The attribute that its root has in the place of owner and mode; looked for when somebody asks.
+    override_key: OnceLock<Option<Key>>,
 }
 
 /// A branch that cannot be used.
@@ -72,7 +77,8 @@ impl Branch {
         let above = ancestors(&named).map_err(|errno| fail("open ..", errno))?;
         let path = std::fs::canonicalize(&spec.path).unwrap_or_else(|_| spec.path.clone());
         let root = if spec.perm.writable() { named } else { read_only_view(&named).unwrap_or(named) };
-        Ok(Self { spec: BranchSpec { path, ..spec }, root, id: (stat.st_dev, stat.st_ino), above })
+        let (id, override_key) = ((stat.st_dev, stat.st_ino), OnceLock::new());
+        Ok(Self { spec: BranchSpec { path, ..spec }, root, id, above, override_key })
     }
 
     /// Whether the branch is another, or lies inside it: then a change of one would change the other.
@@ -103,6 +109,16 @@ impl Branch {
     /// `st_dev` of its root.
     pub(crate) const fn device(&self) -> u64 {
         self.id.0
+    }
+
+    /// Its root as an object.
+    pub(crate) fn root_place(&self) -> Result<Place, Errno> {
+        Ok(Place::Fd(Arc::new(rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?)))
+    }
+
+    /// The attribute that objects of the branch are to be read by: the one its root has.
+    pub(crate) fn override_key(&self) -> Option<Key> {
+        *self.override_key.get_or_init(|| Key::of(&self.root_place().ok()?))
     }
 
     /// Opens a directory by its path below the root, following no symbolic link.

@@ -112,10 +112,19 @@ impl BranchSpec {
     ///
     /// An empty entry, or a word after `=` that looks like a permission and is none.
     pub fn parse_list(list: impl AsRef<OsStr>) -> Result<Vec<Self>, SpecError> {
+        Self::parse_list_from(list, Perm::READ_WRITE)
+    }
+
+    /// Reads the same list, with `first` for a first branch that says nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`BranchSpec::parse_list`].
+    pub fn parse_list_from(list: impl AsRef<OsStr>, first: Perm) -> Result<Vec<Self>, SpecError> {
         let list = list.as_ref();
         let mut specs = Vec::new();
         for raw in split_unescaped(list.as_bytes()) {
-            let default = if specs.is_empty() { Perm::READ_WRITE } else { Perm::READ_ONLY };
+            let default = if specs.is_empty() { first } else { Perm::READ_ONLY };
             let spec = Self::parse_one(&raw, default)?;
             if spec.path.as_os_str().is_empty() {
                 return Err(SpecError::Empty(list.to_owned()));
@@ -123,6 +132,21 @@ impl BranchSpec {
             specs.push(spec);
         }
         Ok(specs)
+    }
+
+    /// Reads a list as of kernel overlay's `lowerdir=`: paths alone, all of them read-only.
+    ///
+    /// # Errors
+    ///
+    /// An empty entry; kernel overlay's `::` in front of data-only branches is one, too.
+    pub fn parse_paths(list: impl AsRef<OsStr>) -> Result<Vec<Self>, SpecError> {
+        let list = list.as_ref();
+        let paths = split_unescaped(list.as_bytes()).into_iter();
+        let specs = paths.map(|path| match path.as_slice() {
+            [] => Err(SpecError::Empty(list.to_owned())),
+            _ => Ok(Self { path: OsString::from_vec(path).into(), perm: Perm::READ_ONLY }),
+        });
+        specs.collect()
     }
 
     fn parse_one(raw: &[u8], default: Perm) -> Result<Self, SpecError> {

@@ -1,14 +1,22 @@
 //! What was typed: nothing is opened here.
 
+mod argv;
 mod options;
+mod personality;
+mod plan;
 mod tools;
+mod words;
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use unionfs::SpecError;
 
-pub(crate) use options::{MountChoice, shown_source};
+use argv::Argv;
+pub(crate) use options::OptionError;
+pub(crate) use personality::Personality;
+pub(crate) use plan::MountPlan;
 use tools::{CHECK, CONVERT, DIFF, EXPORT, WHERE};
 pub(crate) use tools::{CheckArgs, ConvertArgs, DiffArgs, ExportArgs, WhereArgs};
 
@@ -23,6 +31,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Unite branches at a mount point: the first is writable, the others are read-only unless they say otherwise
+    #[command(after_long_help = words::help())]
     Mount(MountArgs),
     /// Unmount a union
     Umount(UmountArgs),
@@ -92,7 +101,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
-    /// BRANCHES MOUNTPOINT; or MOUNTPOINT alone when -o dirs= or -o br= names the branches
+    /// BRANCHES MOUNTPOINT; or MOUNTPOINT alone when -o dirs=, br= or lowerdir= names the branches
     ///
     /// Branches are PATH[=PERM] joined by ':' (a colon in a path is written '\:'), PERM one of rw, ro, rr, with
     /// +wh (whiteouts in a ro or rr branch count) or +nolwh.
@@ -104,9 +113,6 @@ pub(crate) struct MountArgs {
     /// Mount options, joined by commas
     #[arg(short, value_name = "OPTION,…")]
     pub(crate) options: Vec<OsString>,
-    /// Serve as the background process of a mount: say so on standard output once the mount answers
-    #[arg(long, hide = true)]
-    pub(crate) serve: bool,
 }
 
 #[derive(Debug, Args)]
@@ -117,3 +123,117 @@ pub(crate) struct UmountArgs {
     /// The mount point
     pub(crate) mountpoint: PathBuf,
 }
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub(crate) enum Invocation {
+    /// A mount, whoever's words it came in.
+    Mount(Box<MountPlan>),
+    /// Another command of ours.
+    Command(Command),
+    /// Something to print.
+    Say(String),
+    /// What clap has to say: help, our version, or what is wrong with our own commands.
+    Clap(clap::Error),
+}
+
+/// A command line that cannot be followed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("no mount point: it is the last argument")]
+    NoMountpoint,
+    #[error("no branches: write 'unionfs mount A:B MOUNTPOINT', or -o lowerdir=… or -o dirs=A:B")]
+    NoBranches,
+    #[error("no lowerdir specified: upperdir= needs lowerdir= below it")]
+    NoLower,
+    #[error("upperdir= needs workdir=: an empty directory on the same filesystem")]
+    NoWorkdir,
+    #[error("dirs= (or br=) and lowerdir= both name the branches: use one")]
+    TwoLists,
+    #[error("unexpected argument {0:?}: branches and one mount point are enough")]
+    TooMany(String),
+    #[error("unknown option {0}")]
+    UnknownOption(String),
+    #[error(transparent)]
+    NoValue(#[from] argv::NoValue),
+    #[error(transparent)]
+    Option(OptionError),
+    #[error(transparent)]
+    Branches(#[from] SpecError),
+}
+
+/// Who speaks: the name the program was called, and how it is expected to behave.
+#[derive(Clone, Debug)]
+pub(crate) struct Speaker {
+    pub(crate) program: OsString,
+    pub(crate) personality: Personality,
+}
+
+impl Speaker {
+    /// Who speaks for a command line whose first word is the program's name.
+    pub(crate) fn of(argv: &[OsString]) -> Self {
+        let program = argv.first().cloned().unwrap_or_else(|| "unionfs".into());
+        let mut commands: Vec<_> =
+            Cli::command().get_subcommands().map(|command| command.get_name().to_owned()).collect();
+        commands.push("help".to_owned());
+        let personality = Personality::of(&program, argv.get(1..).unwrap_or_default(), &commands);
+        Self { program, personality }
+    }
+
+    /// The name that messages begin with.
+    pub(crate) fn name(&self) -> String {
+        Path::new(&self.program)
+            .file_name()
+            .unwrap_or_else(|| OsStr::new("unionfs"))
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// What a command line asks for; `root` tells whether root asks.
+    pub(crate) fn read(&self, argv: &[OsString], root: bool) -> Result<Invocation, Refusal> {
+        if self.personality == Personality::Native {
+            return match Cli::try_parse_from(argv) {
+                Ok(Cli { command: Command::Mount(args) }) => {
+                    Ok(Invocation::Mount(Box::new(MountPlan::native(&args, root)?)))
+                }
+                Ok(Cli { command }) => Ok(Invocation::Command(command)),
+                Err(said) => Ok(Invocation::Clap(said)),
+            };
+        }
+        let argv = Argv::read(argv.get(1..).unwrap_or_default(), self.personality.letters())?;
+        if argv.has('V') {
+            return Ok(Invocation::Say(self.version()));
+        }
+        if argv.has('h') {
+            return Ok(Invocation::Say(self.help()));
+        }
+        MountPlan::new(&argv, &self.program, self.personality, root)
+            .map(|plan| Invocation::Mount(Box::new(plan)))
+    }
+
+    /// fuse-overlayfs's users look for `fuse-overlayfs: version N` to tell what it can do.
+    fn version(&self) -> String {
+        let own = concat!("unionfs ", env!("CARGO_PKG_VERSION"));
+        match self.personality {
+            Personality::FuseOverlayfs => {
+                format!("fuse-overlayfs: version 1.16\n{own} (takes fuse-overlayfs's command line)\n")
+            }
+            _ => format!("{own}\n"),
+        }
+    }
+
+    fn help(&self) -> String {
+        let name = self.name();
+        let line = match self.personality {
+            Personality::FuseOverlayfs | Personality::Overlay => {
+                "[-f] [-d] -o lowerdir=A[:B…][,upperdir=C,workdir=D][,OPTION…] MOUNTPOINT"
+            }
+            Personality::Helper => "SOURCE MOUNTPOINT [-sfnv] -o dirs=A=rw:B=ro[,OPTION…]",
+            _ => "[-f] [-d] [-o OPTION,…] A=RW:B=RO[:…] MOUNTPOINT",
+        };
+        format!("usage: {name} {line}\n\nThe options are told in unionfs(1).\n")
+    }
+}
+
+#[cfg(test)]
+mod tests;

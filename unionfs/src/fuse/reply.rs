@@ -268,6 +268,9 @@ impl Listing<'_> {
                 entry.copy_from_slice(entry_out(&found, name_for, attr_for).as_bytes());
                 // The first field of the record that follows is `d_ino`.
                 dirent[..size_of::<u64>()].copy_from_slice(&found.attr.ino.to_ne_bytes());
+                // And the last one before the name is `d_type`.
+                let kind = size_of::<Dirent>() - size_of::<u32>()..size_of::<Dirent>();
+                dirent[kind].copy_from_slice(&found.attr.kind().d_type().to_ne_bytes());
             }
             at += record_size(size_of::<EntryOut>() + size_of::<Dirent>() + namelen);
         }

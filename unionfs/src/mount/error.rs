@@ -19,7 +19,7 @@ pub enum MountError {
     NotDirectory { path: PathBuf },
     #[error("mount(2) of {fstype} on {path:?} failed: {source}")]
     Mount { fstype: String, path: PathBuf, source: Errno },
-    #[error("fusermount3 could not mount on {path:?}: {source}{}", helper_hint(source))]
+    #[error("fusermount3 could not mount on {path:?}: {}{}", helper_said(source), helper_hint(source))]
     Helper { path: PathBuf, source: io::Error },
     #[error("the kernel and this server do not agree (FUSE INIT): {source}")]
     Handshake { source: io::Error },
@@ -35,6 +35,13 @@ fn hint(errno: Errno) -> &'static str {
         Errno::NOENT => " (create the directory first)",
         _ => "",
     }
+}
+
+/// What the helper printed, in one line and without its name.
+fn helper_said(source: &io::Error) -> String {
+    let said = source.to_string();
+    let first = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    first.trim_start_matches("fusermount3:").trim_start().to_owned()
 }
 
 fn helper_hint(source: &io::Error) -> &'static str {

@@ -6,12 +6,10 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, ftruncate};
 
 use super::Union;
 use super::copyup::ALL_DATA;
+use super::owners::branch_of;
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::Node;
-use crate::place::Place;
 use crate::types::{Attr, FileKind, Ino, SetAttr, TimeChange};
-
-const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
 
 impl Union {
     /// Changes attributes, copying the object up first, and tells the new ones.
@@ -31,14 +29,7 @@ impl Union {
         }
         let body = node.body.read();
         let place = self.place(&node, &body)?;
-        if change.uid.is_some() || change.gid.is_some() {
-            place.chown(change.uid, change.gid).during("fchownat")?;
-        }
-        if let Some(mode) = change.mode {
-            place.chmod(mode).during("fchmodat")?;
-        } else if change.kill_suidgid {
-            clear_set_ids(&place)?;
-        }
+        self.change_owner(branch_of(&body), &place, change)?;
         if change.atime.is_some() || change.mtime.is_some() {
             let times =
                 Timestamps { last_access: timespec(change.atime), last_modification: timespec(change.mtime) };
@@ -76,19 +67,14 @@ impl Union {
         ftruncate(&file.fd, size).during("ftruncate")
     }
 
-    /// Clears set-user-ID, and set-group-ID where the group may execute, as a write by a user without
-    /// CAP_FSETID does (inode(7)); the server has that capability, so its own writes do not.
+    /// Clears set-user-ID and set-group-ID as a write by a user without CAP_FSETID does (inode(7)); the server has
+    /// that capability, so its own writes do not.
     pub(super) fn kill_suidgid(&self, node: &Node) -> Result<()> {
         let body = node.body.read();
-        clear_set_ids(&self.place(node, &body)?)
+        let place = self.place(node, &body)?;
+        let change = SetAttr { kill_suidgid: true, ..SetAttr::default() };
+        self.change_owner(branch_of(&body), &place, &change)
     }
-}
-
-fn clear_set_ids(place: &Place) -> Result<()> {
-    let mode = place.stat().during("statx")?.st_mode;
-    let group = if mode & libc::S_IXGRP == 0 { 0 } else { libc::S_ISGID };
-    let cleared = mode & !(libc::S_ISUID | group);
-    if mode & SET_IDS == cleared & SET_IDS { Ok(()) } else { place.chmod(cleared).during("fchmodat") }
 }
 
 fn timespec(change: Option<TimeChange>) -> Timespec {

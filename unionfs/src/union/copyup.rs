@@ -79,7 +79,7 @@ impl Union {
             self.dir_on(parent, to)?;
         }
         let source = self.place(node, &node.body.read())?;
-        let (temp, shown) = self.copy_object(node, &source, data.as_deref(), to, size)?;
+        let (temp, shown) = self.copy_object(node, (from, &source), data.as_deref(), to, size)?;
         self.show_copy(node, parent.as_deref(), to, temp, shown)
     }
 
@@ -87,14 +87,16 @@ impl Union {
     pub(super) fn copy_object(
         &self,
         node: &Node,
-        source: &Place,
+        (from, source): (BranchIndex, &Place),
         data: Option<&Located>,
         to: BranchIndex,
         size: u64,
     ) -> Result<(Temp<'_>, Shown)> {
         let stat = source.stat().during("statx")?;
+        let meant = self.meant(from, source, stat);
         let temp = self.must_work(to)?.temp();
-        make_object(source, &stat, &temp).at("copy-up", to)?;
+        let form = self.disk_form(to, FileKind::from_mode(meant.st_mode));
+        make_object(source, form, meant.st_rdev, &temp).at("copy-up", to)?;
         if node.kind == FileKind::Regular && size > 0 {
             let content = match data {
                 Some(data) => self.open_located(data)?,
@@ -103,7 +105,7 @@ impl Union {
             let target = temp.place().open(OFlags::WRONLY).at("open", to)?;
             copy_data(&content, &target, size).at("copy-up", to)?;
         }
-        copy_metadata(source, &stat, &temp.place()).at("copy-up", to)?;
+        self.copy_metadata((from, source, &meant), (to, &temp.place())).at("copy-up", to)?;
         if size != ALL_DATA {
             temp.place().utimens(&CHANGED_NOW).at("utimensat", to)?;
         }
@@ -217,7 +219,8 @@ impl Union {
         let temp = work.temp();
         mkdirat(temp.dir(), temp.name.as_slice(), Mode::RWXU).at("mkdirat", to)?;
         let copy = Place::Fd(Arc::new(temp.place().open(OFlags::RDONLY | OFlags::DIRECTORY).at("open", to)?));
-        copy_metadata(&source, &stat, &copy).at("copy-up", to)?;
+        let meant = self.meant(top, &source, stat);
+        self.copy_metadata((top, &source, &meant), (to, &copy)).at("copy-up", to)?;
         let real = copy.stat().at("statx", to)?.st_ino;
         self.record_origin(to, &copy, dir.ino, real).at("setxattr", to)?;
         let target = self.dirfd(parent, to)?;
@@ -240,6 +243,48 @@ impl Union {
     }
 }
 
+/// An object to be copied: its branch, its place, what it is meant to be.
+type Origin<'a> = (BranchIndex, &'a Place, &'a Stat);
+
+impl Union {
+    /// Gives a copy its origin's owner, mode, extended attributes and times, in the order in which none undoes
+    /// another.
+    fn copy_metadata(&self, origin: Origin<'_>, (to, copy): (BranchIndex, &Place)) -> Result<(), Errno> {
+        let (from, source, meant) = origin;
+        self.copy_owner(to, meant, copy)?;
+        self.copy_xattrs((from, source), (to, copy))?;
+        copy.utimens(&times_of(meant))
+    }
+
+    fn copy_xattrs(
+        &self,
+        (from, source): (BranchIndex, &Place),
+        (to, copy): (BranchIndex, &Place),
+    ) -> Result<(), Errno> {
+        let names = match source.list_xattrs() {
+            Err(Errno::OPNOTSUPP) => return Ok(()),
+            names => names?,
+        };
+        for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty() && !xattr::is_private(name))
+        {
+            let shown = self.xattr_shown(from, name);
+            let Some(Ok(target)) = shown.map(|shown| self.xattr_on_disk(to, shown.to_vec())) else {
+                continue;
+            };
+            let value = match source.read_xattr(name) {
+                Err(Errno::NODATA) => continue,
+                value => value?,
+            };
+            match copy.setxattr(&target, &value, XattrFlags::empty()) {
+                // A branch that cannot store an attribute must not make its files unchangeable.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What is known of a finished copy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shown {
@@ -249,14 +294,12 @@ pub(super) struct Shown {
 }
 
 /// Makes an object that is no directory under a temporary name, a file empty yet.
-fn make_object(source: &Place, stat: &Stat, temp: &Temp<'_>) -> Result<(), Errno> {
+fn make_object(source: &Place, form: FileType, device: u64, temp: &Temp<'_>) -> Result<(), Errno> {
     let (name, mode) = (temp.name.as_slice(), Mode::RUSR | Mode::WUSR);
-    match FileKind::from_mode(stat.st_mode) {
-        FileKind::Symlink => symlinkat(source.readlink()?, temp.dir(), name),
-        kind => {
-            let device = if kind == FileKind::Regular { 0 } else { stat.st_rdev };
-            mknodat(temp.dir(), name, FileType::from_raw_mode(kind.mode_bits()), mode, device)
-        }
+    match form {
+        FileType::Symlink => symlinkat(source.readlink()?, temp.dir(), name),
+        FileType::RegularFile => mknodat(temp.dir(), name, form, mode, 0),
+        form => mknodat(temp.dir(), name, form, mode, device),
     }
 }
 
@@ -321,35 +364,6 @@ fn copy_through_memory(source: &OwnedFd, target: &OwnedFd, from: u64, end: u64) 
             done += rustix::io::pwrite(target, &buf[done..got], at + done as u64)?;
         }
         at += got as u64;
-    }
-    Ok(())
-}
-
-/// Gives a copy its origin's owner, mode, extended attributes and times, in the order in which none undoes another.
-pub(super) fn copy_metadata(source: &Place, stat: &Stat, copy: &Place) -> Result<(), Errno> {
-    copy.chown(Some(stat.st_uid), Some(stat.st_gid))?;
-    if FileKind::from_mode(stat.st_mode) != FileKind::Symlink {
-        copy.chmod(stat.st_mode)?;
-    }
-    copy_xattrs(source, copy)?;
-    copy.utimens(&times_of(stat))
-}
-
-fn copy_xattrs(source: &Place, copy: &Place) -> Result<(), Errno> {
-    let names = match source.list_xattrs() {
-        Err(Errno::OPNOTSUPP) => return Ok(()),
-        names => names?,
-    };
-    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty() && !xattr::is_private(name)) {
-        let value = match source.read_xattr(name) {
-            Err(Errno::NODATA) => continue,
-            value => value?,
-        };
-        match copy.setxattr(name, &value, XattrFlags::empty()) {
-            // A branch that cannot store an attribute must not make its files unchangeable.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
-            Err(errno) => return Err(errno),
-        }
     }
     Ok(())
 }

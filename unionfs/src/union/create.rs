@@ -13,9 +13,8 @@ use rustix::fs::{
 
 use super::Union;
 use super::data::OpenFile;
-use super::read::{Seen, attr_of, decode_device};
+use super::read::{Seen, decode_device};
 use crate::branch::is_overlay_whiteout;
-use crate::creds::ActingAs;
 use crate::dir::{DirBody, Found};
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, FileBody, Link, Node, Site};
@@ -46,12 +45,14 @@ impl Union {
         let dir = self.dir_node(dir)?;
         let mut opening = self.open_name(&dir, name)?;
         let device = decode_device(rdev);
-        let marked = kind == FileKind::CharDevice && device == 0;
+        let form = self.disk_form(opening.branch, kind);
+        let marked = form == FileType::CharacterDevice && device == 0;
         if marked {
             self.mark_device(opening.branch, &opening.fd, name.as_bytes())?;
         }
-        self.make(&mut opening, name, kind, new, |at, name, mode| {
-            mknodat(at, name, FileType::from_raw_mode(kind.mode_bits()), mode, device)
+        let on_disk = if form == FileType::RegularFile { 0 } else { device };
+        self.make(&mut opening, name, (kind, device), new, |at, name, mode| {
+            mknodat(at, name, form, mode, on_disk)
         })
     }
 
@@ -63,7 +64,8 @@ impl Union {
     pub fn mkdir(&self, dir: Ino, name: Name<'_>, new: &NewNode) -> Result<Entry> {
         let dir = self.dir_node(dir)?;
         let mut opening = self.open_name(&dir, name)?;
-        self.make(&mut opening, name, FileKind::Directory, new, |at, name, mode| mkdirat(at, name, mode))
+        let what = (FileKind::Directory, 0);
+        self.make(&mut opening, name, what, new, |at, name, mode| mkdirat(at, name, mode))
     }
 
     /// Makes a symbolic link.
@@ -74,7 +76,7 @@ impl Union {
     pub fn symlink(&self, dir: Ino, name: Name<'_>, target: &OsStr, new: &NewNode) -> Result<Entry> {
         let dir = self.dir_node(dir)?;
         let mut opening = self.open_name(&dir, name)?;
-        self.make(&mut opening, name, FileKind::Symlink, new, |at, name, _| {
+        self.make(&mut opening, name, (FileKind::Symlink, 0), new, |at, name, _| {
             symlinkat(target.as_bytes(), at, name)
         })
     }
@@ -88,7 +90,7 @@ impl Union {
         let dir = self.dir_node(dir)?;
         let mut opening = self.open_name(&dir, name)?;
         let mut opened = None;
-        let entry = self.make(&mut opening, name, FileKind::Regular, new, |at, name, mode| {
+        let entry = self.make(&mut opening, name, (FileKind::Regular, 0), new, |at, name, mode| {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             opened = Some(openat(at, name, flags, mode)?);
             Ok(())
@@ -114,18 +116,22 @@ impl Union {
         let mut body = self.write_body(&dir)?;
         let fd = self.dirfd(&dir, branch)?;
         let mode = mode_of(new, has_default_acl(body.dir_mut()?, &fd));
+        let what = (FileKind::Regular, 0);
         let file = {
-            let _caller = ActingAs::new(new.uid, new.gid);
-            openat(&fd, c".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode).at("openat", branch)?
+            let _caller = self.acting_as(branch, new);
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            openat(&fd, c".", flags, self.disk_mode(branch, what.0, mode)).at("openat", branch)?
         };
-        drop(body);
         let file = Arc::new(file);
-        let stat = rustix::fs::fstat(&file).at("fstat", branch)?;
+        let place = Place::Fd(Arc::clone(&file));
+        self.describe_new(branch, &Place::Fd(fd), &place, what, new, mode).at("setxattr", branch)?;
+        drop(body);
+        let stat = self.meant(branch, &place, place.stat().at("fstat", branch)?);
         let ino = self.devices.ino(stat.st_dev, stat.st_ino);
         let site = Site::Pinned(Arc::clone(&file));
         let body = Body::File(FileBody { branch, site, real: stat.st_ino, data: None });
         let node = self.inodes.intern(ino, || Node::new(ino, FileKind::Regular, Link::default(), body));
-        Ok(Entry { node: node.ino, attr: attr_of(node.ino, &stat, 0) })
+        Ok(Entry { node: node.ino, attr: self.attr_of(node.ino, &stat, 0) })
     }
 
     /// Gives an object one more name.
@@ -211,16 +217,22 @@ impl Union {
         &self,
         opening: &mut Opening<'_>,
         name: Name<'_>,
-        kind: FileKind,
+        what: (FileKind, u64),
         new: &NewNode,
-        build: impl FnOnce(&OwnedFd, &[u8], Mode) -> Result<(), Errno>,
+        build: impl FnOnce(&Arc<OwnedFd>, &[u8], Mode) -> Result<(), Errno>,
     ) -> Result<Entry> {
         let mode = mode_of(new, has_default_acl(opening.body.dir_mut()?, &opening.fd));
+        let (branch, parent) = (opening.branch, Place::Fd(Arc::clone(&opening.fd)));
+        let disk_mode = self.disk_mode(branch, what.0, mode);
         {
-            let _caller = ActingAs::new(new.uid, new.gid);
-            self.put(opening, name, kind, |at, name| build(at, name, mode))?;
+            let _caller = self.acting_as(branch, new);
+            self.put(opening, name, what.0, |at, name| {
+                build(at, name, disk_mode)?;
+                let made = Place::Name(Arc::clone(at), name.into());
+                self.describe_new(branch, &parent, &made, what, new, mode)
+            })?;
         }
-        let found = Found::made(kind, opening.branch, opening.over.as_ref());
+        let found = Found::made(what.0, branch, opening.over.as_ref());
         let seen = self.look_at_new(opening, name)?;
         self.enter(opening.dir, name, &found, &seen, true).ok_or(Error::rule("new object", Errno::STALE))
     }
@@ -229,6 +241,7 @@ impl Union {
         let place = Place::Name(Arc::clone(&opening.fd), name.as_bytes().into());
         let stat = place.stat().at("statx", opening.branch)?;
         let ino = self.devices.ino(stat.st_dev, stat.st_ino);
+        let stat = self.meant(opening.branch, &place, stat);
         Ok(Seen { fresh: true, ..Seen::new(ino, stat, opening.branch) })
     }
 
@@ -238,7 +251,7 @@ impl Union {
         opening: &mut Opening<'_>,
         name: Name<'_>,
         kind: FileKind,
-        build: impl FnOnce(&OwnedFd, &[u8]) -> Result<(), Errno>,
+        build: impl FnOnce(&Arc<OwnedFd>, &[u8]) -> Result<(), Errno>,
     ) -> Result<()> {
         let (branch, bytes) = (opening.branch, name.as_bytes());
         let whiteout = opening.over.as_ref().is_some_and(|over| over.whiteout && over.top == branch);
@@ -300,7 +313,7 @@ impl Union {
         opening: &Opening<'_>,
         name: &[u8],
         kind: FileKind,
-        build: impl FnOnce(&OwnedFd, &[u8]) -> Result<(), Errno>,
+        build: impl FnOnce(&Arc<OwnedFd>, &[u8]) -> Result<(), Errno>,
     ) -> Result<()> {
         let branch = opening.branch;
         let temp = self.must_work(branch)?.temp();

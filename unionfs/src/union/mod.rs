@@ -13,6 +13,7 @@ mod hide;
 mod live;
 mod metacopy;
 mod origin;
+mod owners;
 mod path;
 mod placement;
 mod read;
@@ -35,8 +36,10 @@ use crate::devices::Devices;
 use crate::dir::{DirBody, HashKey, Listings};
 use crate::error::{At, Errno, Error, Result};
 use crate::fdcache::FdCache;
+use crate::ids::Ids;
 use crate::inode::{Body, BuildInoHasher, FileBody, Inodes, Link, Node, Site};
 use crate::marks::Format;
+use crate::override_stat::OverrideStat;
 use crate::place::Place;
 use crate::policy::{CopyupPolicy, CreatePolicy};
 use crate::types::{BranchIndex, FileKind, Ino};
@@ -80,6 +83,14 @@ pub struct Options {
     pub udba: Udba,
     /// A file that finds its branch full moves to another one with room (mergerfs's `moveonenospc`).
     pub move_on_enospc: bool,
+    /// Access control lists are not served; those on disk stay.
+    pub no_acl: bool,
+    /// How owners are shown, and stored.
+    pub ids: Ids,
+    /// Whether an attribute tells owner, mode and kind in an inode's place.
+    pub override_stat: OverrideStat,
+    /// `st_ino` fits 32 bits, for programs that know no larger ones (stat(2), `EOVERFLOW`).
+    pub ino32: bool,
 }
 
 /// Why a union could not be made.
@@ -164,7 +175,7 @@ impl Union {
         let root = DirBody { candidates: all, ..DirBody::default() };
         let root = Node::new(Ino::ROOT, FileKind::Directory, Link::default(), Body::Dir(Box::new(root)));
         rustix::process::umask(rustix::fs::Mode::empty());
-        Ok(Self {
+        let union = Self {
             branches,
             works,
             links,
@@ -181,7 +192,9 @@ impl Union {
             topology: RwLock::new(()),
             crossing: Mutex::new(()),
             copying: DashMap::with_hasher_and_shard_amount(BuildInoHasher::default(), 8),
-        })
+        };
+        union.mark_override()?;
+        Ok(union)
     }
 
     /// The branches, by priority.

@@ -151,7 +151,7 @@ impl Union {
             return Err(Error::rule("move on", Errno::NOSPC));
         }
         let source = self.place(node, &body)?;
-        let (temp, shown) = self.copy_object(node, &source, None, to, ALL_DATA)?;
+        let (temp, shown) = self.copy_object(node, (from, &source), None, to, ALL_DATA)?;
         if shown.links > 1 {
             return Err(Error { op: "move on with hard links", branch: Some(from), errno: Errno::NOSPC });
         }

@@ -8,6 +8,7 @@ use rustix::fs::{Stat, fstatvfs};
 
 use super::Union;
 use super::groups::Group;
+use super::owners::branch_of;
 use super::udba::Udba;
 use crate::devices::alternative;
 use crate::dir::{DirBody, Found, Listing};
@@ -90,6 +91,7 @@ impl Union {
         } else {
             self.identity(found.top, &place, &stat)
         };
+        let stat = self.meant(found.top, &place, stat);
         let mut seen = Seen::new(ino, stat, found.top);
         if found.kind == FileKind::Regular && state.note(found.top).metacopies {
             seen.data = self.data_of_metacopy(dir, state, name, found.top, &place)?;
@@ -110,7 +112,7 @@ impl Union {
         }
         let Some(links) = &self.links[branch.index()] else { return Ok(()) };
         let place = Place::Name(Arc::clone(links), super::groups::link_name(seen.ino));
-        seen.stat = place.stat().at("statx", branch)?;
+        seen.stat = self.meant(branch, &place, place.stat().at("statx", branch)?);
         seen.branch = branch;
         seen.indexed = true;
         Ok(())
@@ -141,7 +143,7 @@ impl Union {
             self.refresh_dir(&node, found);
         }
         let links = self.links(&node.body.read(), &seen.stat, seen.group);
-        Some(Entry { node: node.ino, attr: attr_of(node.ino, &seen.stat, links) })
+        Some(Entry { node: node.ino, attr: self.attr_of(node.ino, &seen.stat, links) })
     }
 
     /// Links in the merged view. A directory has as many as its one layer says (subdirectories and two), or
@@ -230,7 +232,8 @@ impl Union {
 
     /// The attributes of a node whose body is locked.
     pub(super) fn attr_now(&self, node: &Node, body: &Body) -> Result<Attr> {
-        let stat = self.place(node, body)?.stat().during("statx")?;
+        let place = self.place(node, body)?;
+        let stat = self.meant(branch_of(body), &place, place.stat().during("statx")?);
         let ino = match body {
             Body::Dir(_) if node.ino == Ino::ROOT => self.devices.ino(stat.st_dev, stat.st_ino),
             _ => node.ino,
@@ -238,7 +241,7 @@ impl Union {
         let group = if node.is_dir() { None } else { self.groups.get(node.ino) };
         // The root holds what is not for users.
         let links = if node.ino == Ino::ROOT { 1 } else { self.links(body, &stat, group) };
-        Ok(attr_of(ino, &stat, links))
+        Ok(self.attr_of(ino, &stat, links))
     }
 
     /// The target of a symbolic link.
@@ -278,15 +281,15 @@ impl Union {
         let body = self.listed_body(&dir, fresh)?;
         let Some(listing) = &body.dir()?.listing else { return Ok(()) };
         for (next, slot) in listing.after(after) {
-            let ino = if inos {
+            let (ino, kind) = if inos {
                 // Behind the union's back an entry may have gone.
                 let name = Name::from_bytes(&slot.name)?;
                 let Ok(seen) = self.look(&dir, body.dir()?, name, &slot.found) else { continue };
-                seen.ino.get()
+                (self.shown_ino(seen.ino), FileKind::from_mode(seen.stat.st_mode))
             } else {
-                0
+                (0, slot.found.kind)
             };
-            if !sink(DirEntry { name: OsStr::from_bytes(&slot.name), ino, kind: slot.found.kind, next }) {
+            if !sink(DirEntry { name: OsStr::from_bytes(&slot.name), ino, kind, next }) {
                 break;
             }
         }
@@ -350,27 +353,34 @@ impl Union {
         })
     }
 
+    /// What stat(2) tells of an inode, as the union shows it.
+    pub(super) fn attr_of(&self, ino: Ino, stat: &Stat, nlink: u32) -> Attr {
+        let (uid, gid) = self.shown_ids(stat);
+        Attr {
+            ino: self.shown_ino(ino),
+            mode: stat.st_mode,
+            nlink,
+            uid,
+            gid,
+            rdev: encode_device(stat.st_rdev),
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            blocks: u64::try_from(stat.st_blocks).unwrap_or_default(),
+            blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
+            atime: Time { sec: stat.st_atime, nsec: saturate(stat.st_atime_nsec) },
+            mtime: Time { sec: stat.st_mtime, nsec: saturate(stat.st_mtime_nsec) },
+            ctime: Time { sec: stat.st_ctime, nsec: saturate(stat.st_ctime_nsec) },
+        }
+    }
+
+    /// `st_ino` of a node.
+    fn shown_ino(&self, ino: Ino) -> u64 {
+        let raw = ino.get();
+        if self.options.ino32 { (raw ^ raw >> 32) & u64::from(u32::MAX) } else { raw }
+    }
+
     /// Fails for a directory that was removed while somebody still had it open.
     pub(super) fn must_be_alive(body: &DirBody) -> Result<()> {
         if body.is_dead() { Err(Error::rule("removed directory", Errno::NOENT)) } else { Ok(()) }
-    }
-}
-
-/// What stat(2) tells of an inode, as the union shows it.
-pub(super) fn attr_of(ino: Ino, stat: &Stat, nlink: u32) -> Attr {
-    Attr {
-        ino: ino.get(),
-        mode: stat.st_mode,
-        nlink,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        rdev: encode_device(stat.st_rdev),
-        size: u64::try_from(stat.st_size).unwrap_or_default(),
-        blocks: u64::try_from(stat.st_blocks).unwrap_or_default(),
-        blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
-        atime: Time { sec: stat.st_atime, nsec: saturate(stat.st_atime_nsec) },
-        mtime: Time { sec: stat.st_mtime, nsec: saturate(stat.st_mtime_nsec) },
-        ctime: Time { sec: stat.st_ctime, nsec: saturate(stat.st_ctime_nsec) },
     }
 }
 

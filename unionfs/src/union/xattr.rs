@@ -8,6 +8,7 @@ use rustix::fs::XattrFlags;
 
 use super::Union;
 use super::copyup::ALL_DATA;
+use super::owners::branch_of;
 use super::udba::Udba;
 use crate::branch::BranchSpec;
 use crate::error::{At, Errno, Error, Result};
@@ -78,11 +79,16 @@ impl Union {
             return Err(Error::rule("getxattr", Errno::NODATA));
         }
         let body = node.body.read();
-        let value = self.place(&node, &body)?.read_xattr(&escaped(name));
+        self.must_serve(name.as_bytes())?;
+        let on_disk = match self.xattr_on_disk(branch_of(&body), escaped(name)) {
+            Err(Error { errno: Errno::PERM, .. }) => return Err(Error::rule("getxattr", Errno::NODATA)),
+            name => name?,
+        };
+        let value = self.place(&node, &body)?.read_xattr(&on_disk);
         if capability && value == Err(Errno::NODATA) {
             node.no_capability.store(true, Ordering::Release);
         }
-        value.during("getxattr")
+        Ok(self.xattr_value_shown(&on_disk, value.during("getxattr")?))
     }
 
     /// What a virtual attribute of the root tells.
@@ -113,8 +119,9 @@ impl Union {
         let body = node.body.read();
         let names = self.place(&node, &body)?.list_xattrs().during("listxattr")?;
         let mut shown = Vec::with_capacity(names.len());
-        for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-            if let Some(name) = unescaped(name) {
+        let names = names.split(|&byte| byte == 0).filter(|name| !name.is_empty());
+        for name in names.filter(|name| self.must_serve(name).is_ok()) {
+            if let Some(name) = self.xattr_shown(branch_of(&body), name).and_then(unescaped) {
                 shown.extend_from_slice(&name);
                 shown.push(0);
             }
@@ -129,7 +136,9 @@ impl Union {
     /// `EEXIST`, `ENODATA` by the flags, or what the branch said.
     pub fn setxattr(&self, node: Ino, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
         let node = self.node(node)?;
+        self.must_serve(name.as_bytes())?;
         let name = escaped(name);
+        let value = self.xattr_value_on_disk(&name, value)?;
         self.refuse_before_copying(node.ino, &name, flags)?;
         self.promote(&node, ALL_DATA)?;
         let flags = XattrFlags::from_bits_retain(flags);
@@ -137,7 +146,8 @@ impl Union {
             // Alone: nobody may find that there is none, and remember it after it was set.
             let body = node.body.write();
             node.no_capability.store(false, Ordering::Release);
-            self.place(&node, &body)?.setxattr(&name, value, flags).during("setxattr")?;
+            let name = self.xattr_on_disk(branch_of(&body), name.clone())?;
+            self.place(&node, &body)?.setxattr(&name, &value, flags).during("setxattr")?;
         }
         if node.is_dir() && name == b"system.posix_acl_default" {
             node.body.write().dir_mut()?.default_acl = None;
@@ -152,7 +162,11 @@ impl Union {
         if flags.is_empty() {
             return Ok(());
         }
-        let there = self.place(&node, &node.body.read())?.read_xattr(name);
+        let there = {
+            let body = node.body.read();
+            let name = self.xattr_on_disk(branch_of(&body), name.to_vec())?;
+            self.place(&node, &body)?.read_xattr(&name)
+        };
         match there {
             Ok(_) if flags.contains(XattrFlags::CREATE) => Err(Error::rule("setxattr", Errno::EXIST)),
             Err(Errno::NODATA) if flags.contains(XattrFlags::REPLACE) => {
@@ -170,9 +184,17 @@ impl Union {
     pub fn removexattr(&self, node: Ino, name: &OsStr) -> Result<()> {
         let node = self.node(node)?;
         let name = escaped(name);
-        self.place(&node, &node.body.read())?.read_xattr(&name).during("removexattr")?;
+        {
+            let body = node.body.read();
+            let name = self.xattr_on_disk(branch_of(&body), name.clone())?;
+            self.place(&node, &body)?.read_xattr(&name).during("removexattr")?;
+        }
         self.promote(&node, ALL_DATA)?;
-        self.place(&node, &node.body.read())?.removexattr(&name).during("removexattr")?;
+        {
+            let body = node.body.read();
+            let name = self.xattr_on_disk(branch_of(&body), name.clone())?;
+            self.place(&node, &body)?.removexattr(&name).during("removexattr")?;
+        }
         if node.is_dir() && name == b"system.posix_acl_default" {
             node.body.write().dir_mut()?.default_acl = None;
         }

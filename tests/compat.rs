@@ -1,0 +1,14 @@
+//! Other people's command lines and programs, with ours in the place of the one they know.
+//!
+//! Root, /dev/fuse, and podman, buildah and containerd as Debian has them (`scripts/setup.sh`) are required.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+#[allow(dead_code, reason = "the core's tests use it")]
+mod model;
+#[path = "compat_overlay.rs"]
+mod overlay;
+#[path = "compat_owners.rs"]
+mod owners;
+#[path = "compat_scene.rs"]
+mod scene;
+mod support;

@@ -1,0 +1,54 @@
+//! What is refused about a mount point before anything is mounted.
+//!
+//! Branches that overlap are the union's business, and so is a branch that cannot be opened.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::{Context, bail};
+use rustix::thread::{CapabilitySet, capabilities};
+use unionfs::BranchSpec;
+
+use crate::cli::MountPlan;
+
+/// A directory, whatever path leads to it.
+type Identity = (u64, u64);
+
+/// Refuses a mount point inside a branch where the union would be part of itself, and one with files in it for those
+/// whose callers expect that.
+pub(crate) fn check(plan: &MountPlan) -> anyhow::Result<()> {
+    let at = &plan.mountpoint;
+    // What is wrong with it itself, mounting tells.
+    let Ok(path) = fs::canonicalize(at) else { return Ok(()) };
+    let branches: Vec<_> =
+        plan.branches.iter().filter_map(|spec| Some((identity(&spec.path).ok()?, spec))).collect();
+    for above in path.ancestors().skip(1).filter_map(|above| identity(above).ok()) {
+        let outer = branches.iter().find(|(branch, spec)| *branch == above && is_looked_through(plan, spec));
+        if let Some((_, outer)) = outer {
+            bail!(
+                "mount point {at:?} lies inside branch {:?}: the union would be part of itself",
+                outer.path
+            );
+        }
+    }
+    let own = identity(&path).with_context(|| format!("mount point {at:?}"))?;
+    if plan.wants_empty && path.is_dir() && branches.iter().all(|(branch, _)| *branch != own) {
+        let mut entries = fs::read_dir(at).with_context(|| format!("mount point {at:?}"))?;
+        if entries.next().is_some() {
+            bail!("mount point {at:?} is not empty: its files would be hidden (-o nonempty allows it)");
+        }
+    }
+    Ok(())
+}
+
+/// Whether what is mounted inside a branch shows in it: not where the branch gets a mount of its own.
+fn is_looked_through(plan: &MountPlan, spec: &BranchSpec) -> bool {
+    let own_mount = capabilities(None).is_ok_and(|held| held.effective.contains(CapabilitySet::SYS_ADMIN));
+    !own_mount || (spec.perm.writable() && !plan.read_only())
+}
+
+fn identity(path: &std::path::Path) -> io::Result<Identity> {
+    let stat = fs::metadata(path)?;
+    Ok((stat.dev(), stat.ino()))
+}
