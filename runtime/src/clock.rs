@@ -13,7 +13,7 @@ pub fn at(seconds: u64) -> String {
     time.unwrap_or_default().to_string()
 }
 
-/// Seconds since the epoch of a text that [`now`] made.
+/// Seconds since the epoch of a text that the program itself wrote.
 pub fn parse(text: &str) -> Option<u64> {
     u64::try_from(text.parse::<Timestamp>().ok()?.as_second()).ok()
 }

@@ -55,7 +55,7 @@ pub enum Status {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
-    /// As the monitor wrote it last; [`State::load`] corrects what a killed monitor left.
+    /// As the monitor wrote it last; `State::load` corrects what a killed monitor left.
     pub status: Status,
     /// The container's first process, while it runs.
     pub init: Option<ProcessId>,

@@ -1,8 +1,8 @@
 //! The container's root filesystem: image layers, the init layer, the writable layer, and what makes one of them.
 //!
-//! [`prepare`] makes what lies on disk once, when the container is created. [`Rootfs::mount`] puts it together on
+//! `prepare` makes what lies on disk once, when the container is created. `Rootfs::mount` puts it together on
 //! `merged`, in the mount namespace of the monitor, so that it is gone with the monitor however that ends.
-//! [`enter`] is the other side: what the container's first process does to live in it.
+//! `enter` is the other side: what the container's first process does to live in it.
 
 pub(crate) mod enter;
 mod init_layer;

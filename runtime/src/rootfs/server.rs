@@ -27,7 +27,7 @@ impl Branches {
         self.0.push((path.to_owned(), permission.to_owned()));
     }
 
-    /// From arguments that [`Server::start`] made.
+    /// From the arguments that a server is started with: `PATH=PERMISSION`.
     pub fn from_args(args: &[OsString]) -> Option<Self> {
         let parse = |arg: &OsString| {
             let bytes = arg.as_bytes();
@@ -104,7 +104,7 @@ impl Server {
 
 /// Serves a union until it is unmounted: the body of `uctr serve-union`.
 ///
-/// Whoever started it reads one line from standard output: [`READY`], or what is wrong.
+/// Whoever started it reads one line from standard output: `ready`, or what is wrong.
 ///
 /// # Errors
 ///
