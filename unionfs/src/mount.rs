@@ -45,6 +45,8 @@ impl<C: Core> Server<C> {
     pub fn run(self) -> Result<(), MountError> {
         let Self { service, reading, rings, stats, guard, session, channel, .. } = self;
         crate::sys::allocate_from_one_arena();
+        // What reading the command line took is not needed again.
+        crate::sys::give_memory_back();
         fuse::control::watch(Arc::clone(service.core()), session.notifier());
         // By the rings come all but FORGET and INTERRUPT.
         let threads = if rings.is_some() { reading.threads.min(2) } else { reading.threads };
