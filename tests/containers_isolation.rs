@@ -229,3 +229,25 @@ fn the_program_itself_cannot_be_written_or_seen() {
         uctr.script(&["--init"], "cat /proc/1/exe >/dev/null; cat /proc/1/environ; readlink /proc/1/fd/0");
     assert!(done.out.is_empty() && done.err.matches("ermission denied").count() >= 2, "{done:?}");
 }
+
+#[test]
+fn devices_of_the_host_are_closed() {
+    let uctr = Uctr::new();
+    let disk = fs::read_dir("/sys/block").unwrap().next().unwrap().unwrap();
+    let numbers = fs::read_to_string(disk.path().join("dev")).unwrap();
+    let (major, minor) = numbers.trim().split_once(':').unwrap();
+    let make = format!("mknod /dev/disk b {major} {minor} && head -c 1 /dev/disk");
+    let done = uctr.script(&["--cap-add", "MKNOD"], &make);
+    assert!(done.status != 0 && done.err.contains("not permitted"), "a node that it made: {done:?}");
+    let done = uctr.script(&["-v", "/dev:/host"], "head -c 1 /host/zero");
+    assert!(done.status != 0 && done.err.contains("ermission denied"), "a node in a volume: {done:?}");
+    assert_eq!(uctr.script(&["-v", "/dev:/host:dev"], "head -c 1 /host/zero").out, "\0");
+    assert_eq!(
+        uctr.script(
+            &["--privileged"],
+            "head -c 1 /dev/full | wc -c; mkdir /sys/fs/cgroup/pids/x && rmdir /sys/fs/cgroup/pids/x"
+        )
+        .status,
+        0
+    );
+}

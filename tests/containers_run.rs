@@ -209,3 +209,16 @@ fn init_hands_signals_on_and_reaps() {
     let typed = uctr.feed(&["run", "--rm", "--init", "-i", "-t", "busybox", "cat"], b"x\n");
     assert_eq!(typed.status, 0, "{typed:?}");
 }
+
+#[test]
+fn a_pipe_that_is_closed_ends_the_command() {
+    let uctr = Uctr::new();
+    let line = format!(
+        "{} --root {} run --rm busybox yes | head -n 2",
+        env!("CARGO_BIN_EXE_uctr"),
+        uctr.path("").display()
+    );
+    let done = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "y\ny\n");
+    uctr.assert_nothing_left();
+}

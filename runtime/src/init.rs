@@ -98,7 +98,7 @@ fn mount_kernel_filesystems(root: &Root, plan: &Plan<'_>) -> Result<()> {
     let spec = plan.spec;
     root.mount_proc()?;
     root.mount_sys(spec.privileged)?;
-    root.mount_cgroups(&plan.cgroups)?;
+    root.mount_cgroups(&plan.cgroups, spec.privileged)?;
     root.mount_dev(plan.own_nodes, spec.shm_size)?;
     if spec.privileged && plan.own_nodes {
         root.add_host_devices()?;

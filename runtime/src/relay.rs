@@ -160,17 +160,21 @@ impl Flow {
         if to.contains(PollFlags::OUT) {
             self.write();
         } else if to.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
-            self.abandon_target();
+            self.abandon_target(to.contains(PollFlags::ERR));
         }
         if self.wants_read() && from.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             self.read(log);
         }
     }
 
-    /// Whoever took the bytes is gone; what a command says is still logged.
-    fn abandon_target(&mut self) {
+    /// Whoever took the bytes is gone. A terminal that is gone leaves the command to the log; a pipe that nobody reads any
+    /// more is closed to the command too, so that it ends as it would without us (`uctr run … | head`).
+    fn abandon_target(&mut self, pipe: bool) {
         self.to = None;
         self.pending.clear();
+        if pipe {
+            self.from = None;
+        }
     }
 
     fn read(&mut self, log: &mut Log) {
@@ -198,7 +202,7 @@ impl Flow {
         match rustix::io::write(target, &self.pending[..self.pending.len().min(CHUNK)]) {
             Ok(written) => drop(self.pending.drain(..written)),
             Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(_) => self.abandon_target(),
+            Err(errno) => self.abandon_target(errno == Errno::PIPE),
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Limits {
     pub cpuset: Option<String>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// Whether every device of the host may be opened, not only those that all containers have.
+    pub all_devices: bool,
 }
 
 /// The limit on memory and swap together.
@@ -208,7 +210,7 @@ impl Cgroup {
             }
         }
         group.places = made;
-        if let Err(error) = group.limit(limits, refused) {
+        if let Err(error) = group.limit(limits, refused).and_then(|()| group.limit_devices(limits)) {
             group.remove_quietly();
             return Err(error);
         }
@@ -232,6 +234,17 @@ impl Cgroup {
                 }
                 place.write(setting.file, &setting.value)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Closes the host's devices to the group. On v2, where that takes a program in the kernel's own language, what keeps a
+    /// container from them is that it can make no device node and that none in its files can be opened.
+    fn limit_devices(&self, limits: &Limits) -> Result<()> {
+        let is_v1 = |place: &&Place| matches!(place.hierarchy.kind, Kind::V1(_)) && place.has("devices");
+        if let Some(place) = self.places.iter().find(is_v1).filter(|_| !limits.all_devices) {
+            place.write("devices.deny", "a")?;
+            v1::DEVICES.iter().try_for_each(|rule| place.write("devices.allow", rule))?;
         }
         Ok(())
     }

@@ -45,6 +45,22 @@ pub(super) fn view(controllers: &[String]) -> CgroupView {
     CgroupView { name: Some(name), kind: "cgroup", options }
 }
 
+/// What every container may do with devices: make any node; open null, zero, full, random, urandom, tty, console, ptmx and the
+/// terminals (runtime-spec, config-linux.md, "Allowed Device List").
+pub(super) const DEVICES: [&str; 11] = [
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+];
+
 /// Gives a new cpuset group what its parent has: an empty one takes no process.
 pub(super) fn inherit_cpuset(parent: &Path, child: &Path) -> io::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {

@@ -99,10 +99,10 @@ impl Root {
         }
     }
 
-    /// The cgroups below /sys/fs/cgroup. Where the kernel does not allow it the directory stays empty.
-    pub(crate) fn mount_cgroups(&self, views: &[CgroupView]) -> Result<()> {
+    /// The cgroups below /sys/fs/cgroup, read-only unless `writable`. Where the kernel does not allow it the directory stays empty.
+    pub(crate) fn mount_cgroups(&self, views: &[CgroupView], writable: bool) -> Result<()> {
         const PLACE: &str = "/sys/fs/cgroup";
-        let attr = safe() | Attr::MOUNT_ATTR_RDONLY;
+        let attr = if writable { safe() } else { safe() | Attr::MOUNT_ATTR_RDONLY };
         if views.is_empty() {
             return Ok(());
         }
@@ -117,7 +117,7 @@ impl Root {
             }
         }
         let place = self.place(PLACE)?;
-        set_at(place.as_fd(), Path::new(PLACE), Attr::MOUNT_ATTR_RDONLY)
+        set_at(place.as_fd(), Path::new(PLACE), attr)
     }
 
     /// /dev and what belongs in it. `own_nodes` tells whether device nodes can be made here: not in a user namespace.

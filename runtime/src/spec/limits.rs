@@ -26,6 +26,7 @@ pub(super) fn limits(request: &Request, host: &Host) -> Result<Limits> {
         cpu_quota: cpu_quota(request, host)?,
         cpuset: cpuset(request, host)?,
         pids: pids(request)?,
+        all_devices: request.privileged,
     })
 }
 

@@ -199,7 +199,8 @@ fn mounts(request: &Request, image: &ImageDefaults) -> Result<Vec<Mount>> {
     let volumes = request.volume.iter().map(|text| (text, Mount::from_volume(text)));
     let tmpfs = request.tmpfs.iter().map(|text| (text, Mount::from_tmpfs(text)));
     for (text, mount) in volumes.chain(tmpfs) {
-        let mount = mount?;
+        let mut mount = mount?;
+        mount.options.nodev &= !request.privileged;
         if mounts.iter().any(|other| other.target == mount.target) {
             let why = format!("something else is already mounted at {}", mount.target.display());
             return Err(Error::option("--volume/--tmpfs", text, why));

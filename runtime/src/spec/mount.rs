@@ -52,7 +52,8 @@ pub struct MountOptions {
 }
 
 impl Mount {
-    /// From the text of `-v`.
+    /// From the text of `-v`. Unless told, device nodes in it cannot be opened, as in Podman: a host's directory may well hold
+    /// some, and what a container may use is in its own `/dev`.
     ///
     /// # Errors
     ///
@@ -67,7 +68,8 @@ impl Mount {
             _ => return Err(refuse("too many colons; it is [SOURCE:]TARGET[:OPTIONS]".into())),
         };
         let target = target_of(target).map_err(refuse)?;
-        let mut mount = Self { source, target, options: MountOptions::default() };
+        let mut mount =
+            Self { source, target, options: MountOptions { nodev: true, ..MountOptions::default() } };
         for word in options.split(',').filter(|word| !word.is_empty()) {
             mount.options.apply(word).map_err(refuse)?;
         }
@@ -96,7 +98,8 @@ impl Mount {
     /// The volume the image declares at `target`.
     pub(crate) fn of_image(target: &str) -> Result<Self> {
         let target = target_of(target).map_err(|why| Error::option("the image's volume", target, why))?;
-        Ok(Self { source: Source::Anonymous, target, options: MountOptions::default() })
+        let options = MountOptions { nodev: true, ..MountOptions::default() };
+        Ok(Self { source: Source::Anonymous, target, options })
     }
 }
 
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn volume_by_syntax() {
-        let plain = MountOptions::default();
+        let plain = MountOptions { nodev: true, ..MountOptions::default() };
         let ro = MountOptions { read_only: true, ..plain };
         for (text, want) in [
             ("/data", Some((Source::Anonymous, "/data", plain))),
@@ -185,6 +188,7 @@ mod tests {
                 "/h:/c:noexec,rw",
                 Some((Source::Host("/h".into()), "/c", MountOptions { noexec: true, ..plain })),
             ),
+            ("/h:/c:dev", Some((Source::Host("/h".into()), "/c", MountOptions::default()))),
             ("data", None),
             ("", None),
             ("/h:c", None),
