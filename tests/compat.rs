@@ -3,12 +3,16 @@
 //! Root, /dev/fuse, and podman, buildah and containerd as Debian has them (`scripts/setup.sh`) are required.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+#[path = "compat_helper.rs"]
+mod helper;
 #[allow(dead_code, reason = "the core's tests use it")]
 mod model;
 #[path = "compat_overlay.rs"]
 mod overlay;
 #[path = "compat_owners.rs"]
 mod owners;
+#[path = "compat_refusals.rs"]
+mod refusals;
 #[path = "compat_scene.rs"]
 mod scene;
 mod support;

@@ -83,9 +83,12 @@ impl Scene {
 
     /// The same, however it ends.
     pub(crate) fn shell_output(&self, script: &str) -> Output {
-        const HELPERS: &str = "mkdir -p .s/u .s/w
+        // Over what is installed: mount.fuse3 does not keep PATH.
+        const HELPERS: &str = "mkdir -p .s/u .s/w .b/u .b/w
             mount -t overlay -o lowerdir=/usr/sbin,upperdir=.s/u,workdir=.s/w overlay /usr/sbin
-            ln -sf \"$PWD\"/bin/mount.* /usr/sbin/\n";
+            mount -t overlay -o lowerdir=/usr/bin,upperdir=.b/u,workdir=.b/w overlay /usr/bin
+            ln -sf \"$PWD\"/bin/mount.* /usr/sbin/
+            for name in unionfs fuse-overlayfs unionfs-fuse; do ln -sf \"$PWD\"/bin/$name /usr/bin/; done\n";
         fs::create_dir_all(self.path(".s")).unwrap();
         let script = format!("set -eu\n{HELPERS}{script}");
         self.command("unshare").args(["-m", "sh", "-c", &script]).output().unwrap()

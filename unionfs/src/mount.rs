@@ -58,7 +58,7 @@ impl<C: Core> Server<C> {
         });
         let path = guard.0.path.clone();
         drop((guard, session, channel));
-        outcome.map_err(|source| MountError::Serve { path, source })
+        outcome.map_err(|cause| MountError::Serve { path, cause })
     }
 
     /// A handle by which another thread, one that waits for signals say, can unmount.

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, XattrFlags, mkdirat, mknodat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, XattrFlags, mkdirat, mknodat, openat, unlinkat};
 
 use crate::branch::DIR_FLAGS;
 use crate::error::Errno;
@@ -22,12 +22,12 @@ const OVERLAY: &[u8] = b"overlay";
 
 impl Format {
     /// Kernel overlay's where the upper directory can hold its marks and has none of aufs's, as fuse-overlayfs and
-    /// image tools leave them; else aufs's. What was decided is written down, so that the directory is searched once.
+    /// image tools leave them; else aufs's.
     ///
     /// The marks are a device 0:0, which anybody may make since Linux 5.8, and an attribute, `trusted.` for who has
     /// CAP_SYS_ADMIN on the filesystem, else `user.`.
     pub fn that_fits(upper: &Path, workdir: &Path) -> Self {
-        let flags = DIR_FLAGS.difference(rustix::fs::OFlags::NOFOLLOW);
+        let flags = DIR_FLAGS.difference(OFlags::NOFOLLOW);
         let (Ok(upper), Ok(work)) =
             (openat(CWD, upper, flags, Mode::empty()), openat(CWD, workdir, flags, Mode::empty()))
         else {
@@ -38,13 +38,18 @@ impl Format {
             return Self::Overlay;
         }
         let Place::Fd(upper) = &root else { return Self::Aufs };
-        if !can_hold_marks(&work) || has_aufs_marks(upper) {
-            return Self::Aufs;
+        if can_hold_marks(&work) && !has_aufs_marks(upper) { Self::Overlay } else { Self::Aufs }
+    }
+
+    /// Writes down that an upper directory is in kernel overlay's format, so that it is searched once.
+    pub fn remember_overlay(upper: &Path) {
+        let flags = DIR_FLAGS.difference(OFlags::NOFOLLOW);
+        let Ok(upper) = openat(CWD, upper, flags, Mode::empty()) else { return };
+        let root = Place::Fd(Arc::new(upper));
+        if !DECIDED.iter().any(|name| root.read_xattr(name).is_ok_and(|value| value == OVERLAY)) {
+            // Undecided, the directory is searched again next time.
+            DECIDED.iter().find(|name| root.setxattr(name, OVERLAY, XattrFlags::empty()).is_ok());
         }
-        // Undecided, the directory is searched again next time.
-        let decide = |name: &&&[u8]| root.setxattr(name, OVERLAY, XattrFlags::empty()).is_ok();
-        DECIDED.iter().find(decide);
-        Self::Overlay
     }
 }
 

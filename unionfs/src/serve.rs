@@ -62,7 +62,12 @@ pub(crate) fn serve(plan: &MountPlan, background: bool) -> anyhow::Result<()> {
     checks::check(plan)?;
     let signals = block_signals()?;
     raise_open_files(plan.choice.max_files);
-    let union = Union::new(plan.branches.clone(), options(plan))?;
+    let options = options(plan);
+    let format = options.format;
+    let union = Union::new(plan.branches.clone(), options)?;
+    if let (Format::Overlay, true, Some(upper)) = (format, plan.overlay, plan.upper()) {
+        Format::remember_overlay(&upper.path);
+    }
     let mount = mount_options(plan, &union);
     let server = mount.mount(Arc::new(Live::new(union)))?;
     wait_for_signals(signals, server.unmounter())?;
@@ -96,7 +101,7 @@ fn options(plan: &MountPlan) -> Options {
 fn default_format(plan: &MountPlan) -> Format {
     match &plan.choice.workdir {
         Some(workdir) if plan.overlay && std::env::var_os(NO_DEVICE_WHITEOUTS).is_none() => {
-            plan.branches.first().map_or(Format::Aufs, |upper| Format::that_fits(&upper.path, workdir))
+            plan.upper().map_or(Format::Aufs, |upper| Format::that_fits(&upper.path, workdir))
         }
         _ => Format::Aufs,
     }

@@ -86,6 +86,11 @@ impl MountPlan {
         self.choice.flags.contains(MountFlags::READ_ONLY)
     }
 
+    /// The branch of the highest priority, if it is to be written.
+    pub(crate) fn upper(&self) -> Option<&BranchSpec> {
+        self.branches.first().filter(|spec| spec.perm.writable() && !self.read_only())
+    }
+
     /// The source that `/proc/mounts` is to show.
     pub(crate) fn shown_source<'a>(&self, branches: impl Iterator<Item = &'a BranchSpec>) -> String {
         self.source.clone().unwrap_or_else(|| {

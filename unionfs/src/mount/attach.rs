@@ -28,7 +28,7 @@ pub(super) fn attach(
     path: &Path,
 ) -> Result<Made, MountError> {
     let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|source| MountError::Device { source })?;
+        .map_err(|source| MountError::Device { cause: source })?;
     match mount_directly(options, &device, path) {
         Ok(()) => {
             let channel = Arc::new(device.try_clone().map_err(handshake)?);
@@ -38,12 +38,14 @@ pub(super) fn attach(
         }
         Err(Errno::PERM) => {
             let mut session = Session::new(negotiator, path, &helper_config(options))
-                .map_err(|source| MountError::Helper { path: path.to_owned(), source })?;
+                .map_err(|source| MountError::Helper { path: path.to_owned(), cause: source })?;
             let channel = Arc::new(session.as_fd().try_clone_to_owned().map_err(handshake)?);
             let guard = guard(path, &channel, Some(session.unmount_callable()));
             Ok((session, channel, guard))
         }
-        Err(source) => Err(MountError::Mount { fstype: fstype(options), path: path.to_owned(), source }),
+        Err(source) => {
+            Err(MountError::Mount { fstype: fstype(options), path: path.to_owned(), cause: source })
+        }
     }
 }
 
@@ -58,7 +60,7 @@ pub(super) fn may_pass_through() -> bool {
 }
 
 const fn handshake(source: io::Error) -> MountError {
-    MountError::Handshake { source }
+    MountError::Handshake { cause: source }
 }
 
 fn guard(path: &Path, channel: &Arc<OwnedFd>, helper: Option<SessionUnmounter>) -> UnmountOnDrop {
@@ -148,7 +150,7 @@ impl Attachment {
             None => nix::mount::umount2(&self.path, how | MntFlags::UMOUNT_NOFOLLOW).map_err(io::Error::from),
         };
         match released {
-            Err(source) => Err(MountError::Unmount { path: self.path.clone(), source }),
+            Err(source) => Err(MountError::Unmount { path: self.path.clone(), cause: source }),
             Ok(()) => {
                 self.gone.store(true, Ordering::Release);
                 Ok(())

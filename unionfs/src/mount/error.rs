@@ -10,23 +10,23 @@ use crate::error::Errno;
 #[allow(missing_docs)]
 pub enum MountError {
     #[error(
-        "cannot open /dev/fuse: {source} (is the module loaded: modprobe fuse; is the device in this container?)"
+        "cannot open /dev/fuse: {cause} (is the module loaded: modprobe fuse; is the device in this container?)"
     )]
-    Device { source: Errno },
-    #[error("cannot mount on {path:?}: {source}{}", hint(*source))]
-    Mountpoint { path: PathBuf, source: Errno },
+    Device { cause: Errno },
+    #[error("cannot mount on {path:?}: {cause}{}", hint(*cause))]
+    Mountpoint { path: PathBuf, cause: Errno },
     #[error("cannot mount on {path:?}: it is not a directory")]
     NotDirectory { path: PathBuf },
-    #[error("mount(2) of {fstype} on {path:?} failed: {source}")]
-    Mount { fstype: String, path: PathBuf, source: Errno },
-    #[error("fusermount3 could not mount on {path:?}: {}{}", helper_said(source), helper_hint(source))]
-    Helper { path: PathBuf, source: io::Error },
-    #[error("the kernel and this server do not agree (FUSE INIT): {source}")]
-    Handshake { source: io::Error },
-    #[error("cannot serve {path:?}: {source}")]
-    Serve { path: PathBuf, source: io::Error },
-    #[error("cannot unmount {path:?}: {source}")]
-    Unmount { path: PathBuf, source: io::Error },
+    #[error("mount(2) of {fstype} on {path:?} failed: {cause}")]
+    Mount { fstype: String, path: PathBuf, cause: Errno },
+    #[error("fusermount3 could not mount on {path:?}: {}{}", helper_said(cause), helper_hint(cause))]
+    Helper { path: PathBuf, cause: io::Error },
+    #[error("the kernel and this server do not agree (FUSE INIT): {cause}")]
+    Handshake { cause: io::Error },
+    #[error("cannot serve {path:?}: {cause}")]
+    Serve { path: PathBuf, cause: io::Error },
+    #[error("cannot unmount {path:?}: {cause}")]
+    Unmount { path: PathBuf, cause: io::Error },
 }
 
 fn hint(errno: Errno) -> &'static str {
@@ -38,14 +38,14 @@ fn hint(errno: Errno) -> &'static str {
 }
 
 /// What the helper printed, in one line and without its name.
-fn helper_said(source: &io::Error) -> String {
-    let said = source.to_string();
+fn helper_said(cause: &io::Error) -> String {
+    let said = cause.to_string();
     let first = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     first.trim_start_matches("fusermount3:").trim_start().to_owned()
 }
 
-fn helper_hint(source: &io::Error) -> &'static str {
-    match source.kind() {
+fn helper_hint(cause: &io::Error) -> &'static str {
+    match cause.kind() {
         io::ErrorKind::NotFound => " (install fuse3, or run as root)",
         io::ErrorKind::PermissionDenied => {
             " (allow_other needs the line user_allow_other in /etc/fuse.conf, or leave it out)"
@@ -81,7 +81,7 @@ mod tests {
         std::fs::write(&file, "").unwrap();
 
         let error = refusal(&dir.path().join("none"), &branch);
-        assert!(matches!(error, MountError::Mountpoint { source: Errno::NOENT, .. }), "{error}");
+        assert!(matches!(error, MountError::Mountpoint { cause: Errno::NOENT, .. }), "{error}");
         assert!(
             error.to_string().contains("none") && error.to_string().contains("create the directory"),
             "{error}"
@@ -99,7 +99,7 @@ mod tests {
         drop(device);
         let error = refusal(&dead, &branch);
         umount2(&dead, MntFlags::MNT_DETACH).unwrap();
-        assert!(matches!(error, MountError::Mountpoint { source: Errno::NOTCONN, .. }), "{error}");
+        assert!(matches!(error, MountError::Mountpoint { cause: Errno::NOTCONN, .. }), "{error}");
         assert!(error.to_string().contains("umount -l"), "{error}");
     }
 }

@@ -253,7 +253,7 @@ impl MountOptions {
         let wish = Wish { uring: rings.is_some(), ..self.wish() };
         let (negotiator, agreed) = Negotiator::new(wish);
         let (session, channel, guard) = attach::attach(&self, negotiator, &path)?;
-        let unanswered = || MountError::Handshake { source: io::Error::other("INIT was not answered") };
+        let unanswered = || MountError::Handshake { cause: io::Error::other("INIT was not answered") };
         let features = agreed.get().cloned().ok_or_else(unanswered)?;
         let passthrough = features.live("PASSTHROUGH");
         let opens = passthrough.then(|| Opens::new(Arc::clone(&channel), session.notifier()));
@@ -292,7 +292,7 @@ impl MountOptions {
     fn checked_mountpoint(&self) -> Result<PathBuf, MountError> {
         let refused = |source: io::Error| MountError::Mountpoint {
             path: self.mountpoint.clone(),
-            source: Errno::from_io_error(&source).unwrap_or(Errno::IO),
+            cause: Errno::from_io_error(&source).unwrap_or(Errno::IO),
         };
         let path = fs::canonicalize(&self.mountpoint).map_err(refused)?;
         if fs::metadata(&path).map_err(refused)?.is_dir() {
