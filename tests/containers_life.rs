@@ -263,3 +263,16 @@ fn the_client_may_go_and_the_container_stays() {
     wait_until("it goes on", || uctr.ok(&["logs", "left"]).lines().count() > before + 2);
     uctr.ok(&["stop", "-t", "0", "left"]);
 }
+
+#[test]
+fn restart_is_stop_and_start() {
+    let uctr = Uctr::new();
+    let id = uctr.background(&[], "echo begun; touch /once; sleep 100");
+    let before = uctr.number(&id, "/State/Pid");
+    uctr.ok(&["restart", "-t", "0", &id]);
+    assert_ne!(uctr.number(&id, "/State/Pid"), before);
+    assert_eq!(uctr.ok(&["exec", &id, "ls", "/once"]), "/once");
+    uctr.ok(&["stop", "-t", "0", &id]);
+    uctr.ok(&["restart", &id]);
+    assert_eq!(uctr.ok(&["inspect", "-f", "{{.State.Status}}", &id]), "running");
+}

@@ -235,3 +235,19 @@ fn auto_takes_the_union() {
     let root = uctr.ok(&["exec", &id, "sh", "-c", "grep ' / ' /proc/self/mounts"]);
     assert!(root.contains("fuse."), "{root}");
 }
+
+#[test]
+fn diff_tells_what_was_changed_and_nothing_else() {
+    let uctr = Uctr::new();
+    for way in ["fuse", "overlay"] {
+        let script = "touch /new; mkdir /dir; touch /dir/in; echo x >> /usr/plain; chmod 600 /var/data/seed; rm /usr/garbage; \
+                      rm -r /home; mkdir /home; touch /home/own; touch /tmp/a; rm /tmp/a; true";
+        let id = uctr.ok(&["create", "--fs", way, "-v", "/mnt/made", "busybox", "sh", "-c", script]);
+        assert_eq!(uctr.ok(&["diff", &id]), "", "{way}: before it ran");
+        uctr.ok(&["start", "-a", &id]);
+        let want = "A /dir\nA /dir/in\nC /home\nD /home/app\nA /home/own\nA /new\nC /tmp\nC /usr\nD /usr/garbage\nC /usr/plain\nC /var\nC /var/data\nC /var/data/seed";
+        assert_eq!(uctr.ok(&["diff", &id]), want, "{way}");
+    }
+    let copy = uctr.ok(&["create", "--fs", "copy", "busybox", "true"]);
+    assert_eq!(uctr.call(&["diff", &copy]).status, 125);
+}

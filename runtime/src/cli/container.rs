@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use uctr::container::{self, Attend, ImageSource, Outcome, Removal};
+use uctr::container::{self, Attend, Change, ImageSource, Outcome, Removal};
 use uctr::image::{Image, Store};
 use uctr::request::{ExecRequest, Request};
 use uctr::spec::{Host, ImageDefaults};
@@ -31,8 +31,15 @@ pub(crate) enum ContainerCommand {
     Inspect(list::InspectArgs),
     /// Show the output of a container.
     Logs(logs::LogsArgs),
+    /// List what a container has added (A), changed (C) and deleted (D).
+    Diff {
+        /// The container, by name or identifier.
+        container: String,
+    },
     /// Ask containers to end, and make them after a while.
     Stop(StopArgs),
+    /// Stop containers and start them again.
+    Restart(StopArgs),
     /// Send a signal to containers.
     Kill(KillArgs),
     /// Wait until containers have ended, and print their exit statuses.
@@ -47,7 +54,7 @@ pub(crate) enum ContainerCommand {
 impl ContainerCommand {
     /// Whether a process of ours is to enter a container.
     pub(crate) fn enters_container(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Start(_) | Self::Exec(_))
+        matches!(self, Self::Run(_) | Self::Start(_) | Self::Restart(_) | Self::Exec(_))
     }
 }
 
@@ -129,8 +136,18 @@ pub(crate) fn run(command: ContainerCommand, context: &Context) -> anyhow::Resul
         ContainerCommand::Ps(args) => list::ps(&args, context),
         ContainerCommand::Inspect(args) => list::inspect(&args, context),
         ContainerCommand::Logs(args) => logs::logs(&args, context),
+        ContainerCommand::Diff { container } => {
+            let changes = container::diff(&Container::find(&context.paths, &container)?)?;
+            changes.iter().try_for_each(|(path, change)| show_change(path, *change))?;
+            Ok(0)
+        }
         ContainerCommand::Stop(args) => each(&args.names, context, |container| {
             container::stop(container, args.time)?;
+            say(container.config().name.as_str())
+        }),
+        ContainerCommand::Restart(args) => each(&args.names, context, |container| {
+            container::stop(container, args.time)?;
+            container::start(container, Attend::Detached)?;
             say(container.config().name.as_str())
         }),
         ContainerCommand::Kill(args) => {
@@ -152,6 +169,17 @@ pub(crate) fn run(command: ContainerCommand, context: &Context) -> anyhow::Resul
             Ok(0)
         }
     }
+}
+
+/// A path is bytes, and printed as they are.
+fn show_change(path: &Path, change: Change) -> anyhow::Result<()> {
+    let letter: &[u8] = match change {
+        Change::Added => b"A ",
+        Change::Changed => b"C ",
+        Change::Deleted => b"D ",
+    };
+    let line = [letter, path.as_os_str().as_encoded_bytes(), b"\n"].concat();
+    std::io::stdout().write_all(&line).context("standard output")
 }
 
 fn host() -> anyhow::Result<Host> {

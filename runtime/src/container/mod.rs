@@ -1,6 +1,7 @@
 //! Containers of the store: what each is, and where it is in its life.
 
 mod create;
+mod diff;
 mod end;
 mod exec;
 mod inspect;
@@ -21,6 +22,7 @@ use crate::state::{Lock, State, read_json};
 
 pub use crate::request::ExecRequest;
 pub use create::{ImageSource, create, new_id};
+pub use diff::{Change, diff};
 pub use end::{Removal, kill, remove, stop, wait};
 pub use exec::exec;
 pub use inspect::inspect;

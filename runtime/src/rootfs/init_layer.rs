@@ -1,6 +1,7 @@
 //! The read-only layer between image and writable layer: what a container finds in /etc by right of being one, and
 //! the places that something is mounted on. None of it ever reaches a commit.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
@@ -22,12 +23,39 @@ pub(crate) enum Shown {
 
 /// Looks `path` up in `layers`, the highest first, as the union would.
 pub(crate) fn look_up(layers: &[PathBuf], path: &Path) -> Shown {
+    match parts(layers, path) {
+        None => Shown::Other,
+        Some(parts) => {
+            let first = parts.first().and_then(|part| fs::metadata(part).ok());
+            first.map_or(Shown::Absent, Shown::Directory)
+        }
+    }
+}
+
+/// The names that `layers` show in the directory `path`.
+pub(crate) fn list_shown(layers: &[PathBuf], path: &Path) -> Vec<OsString> {
+    let mut names: Vec<OsString> = Vec::new();
+    for part in parts(layers, path).into_iter().flatten() {
+        names.extend(fs::read_dir(part).into_iter().flatten().flatten().map(|entry| entry.file_name()));
+    }
+    names.sort();
+    names.dedup();
+    let is_shown = |name: &OsString| {
+        mark(name.as_encoded_bytes()) == Mark::Object
+            && !matches!(look_up(layers, &path.join(name)), Shown::Absent)
+    };
+    names.retain(is_shown);
+    names
+}
+
+/// The directories that make up `path`, the highest first, none if there is nothing; `None` if it is no directory.
+fn parts(layers: &[PathBuf], path: &Path) -> Option<Vec<PathBuf>> {
     let mut parts: Vec<PathBuf> = layers.to_vec();
     for component in path.components() {
         let Component::Normal(name) = component else { continue };
         let mut found = Vec::new();
         for part in &parts {
-            let mut hidden = std::ffi::OsString::from(".wh.");
+            let mut hidden = OsString::from(".wh.");
             hidden.push(name);
             if fs::symlink_metadata(part.join(hidden)).is_ok() {
                 break;
@@ -35,7 +63,7 @@ pub(crate) fn look_up(layers: &[PathBuf], path: &Path) -> Shown {
             let child = part.join(name);
             match fs::symlink_metadata(&child) {
                 Ok(attributes) if attributes.is_dir() => found.push(child),
-                Ok(_) if found.is_empty() => return Shown::Other,
+                Ok(_) if found.is_empty() => return None,
                 Ok(_) => break,
                 Err(_) => {}
             }
@@ -45,8 +73,7 @@ pub(crate) fn look_up(layers: &[PathBuf], path: &Path) -> Shown {
         }
         parts = found;
     }
-    let first = parts.first().and_then(|part| fs::metadata(part).ok());
-    first.map_or(Shown::Absent, Shown::Directory)
+    Some(parts)
 }
 
 /// Makes the layer in `init`, and gives its root and that of the writable layer the attributes of the image's.

@@ -21,6 +21,7 @@ use crate::process::Process;
 use crate::request::FsKind;
 use crate::spec::{Base, Spec};
 use crate::tree;
+pub(crate) use init_layer::{Shown, list_shown, look_up};
 pub use server::{Branches, serve};
 
 /// The directory of a container and what is in it.
