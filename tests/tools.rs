@@ -11,6 +11,8 @@ mod diff;
 mod export;
 #[allow(dead_code, reason = "the core's tests use it")]
 mod model;
+#[path = "tools_random.rs"]
+mod random;
 #[path = "tools_scene.rs"]
 mod scene;
 mod support;

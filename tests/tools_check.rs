@@ -331,8 +331,8 @@ fn a_wrong_count_of_links_is_corrected() {
     let (mount, ino) = with_index();
     let count = mount.upper(format!(".wh..wh.work/links/{ino}.n"));
     fs::remove_file(&count).unwrap();
-    std::os::unix::fs::symlink("5", &count).unwrap();
-    let finding = format!("U/.wh..wh.work/links/{ino}.n: wrong count of hard links: 5 recorded, 2 found");
+    std::os::unix::fs::symlink("1", &count).unwrap();
+    let finding = format!("U/.wh..wh.work/links/{ino}.n: wrong count of hard links: 1 recorded, 2 found");
     assert_eq!(check(mount.tree(), &[]), (vec![format!("{finding} [with --repair: count corrected]")], 1));
     assert_eq!(check(mount.tree(), &["--repair"]), (vec![format!("{finding} [count corrected]")], 1));
     assert_eq!(check(mount.tree(), &[]), (Vec::new(), 0));
@@ -347,8 +347,8 @@ fn an_orphaned_copy_is_kept_in_lost_and_found() {
         fs::write(mount.upper(name), "").unwrap();
     }
     let (lines, status) = check(mount.tree(), &["--repair"]);
-    assert_eq!((lines.len(), status), (2, 1), "{lines:?}");
-    assert!(lines.iter().all(|line| line.contains("orphan in the index of hard links")), "{lines:?}");
+    assert_eq!((lines.len(), status), (1, 1), "{lines:?}");
+    assert!(lines[0].contains(&format!("/{ino}: orphan in the index of hard links")), "{lines:?}");
     assert_eq!(check(mount.tree(), &[]), (Vec::new(), 0));
     let kept = mount.upper(format!(".wh..wh.work/lost+found/{ino}"));
     assert_eq!(fs::read_to_string(kept).unwrap(), "changed");

@@ -28,7 +28,7 @@ fn of_kind(lines: &[(char, PathBuf)], kind: char) -> BTreeSet<&Path> {
 }
 
 /// What anybody who compares two trees finds: added, really changed, deleted (the uppermost only).
-fn compare<'t>(base: &'t Tree, merged: &'t Tree) -> [BTreeSet<&'t Path>; 3] {
+pub(crate) fn compare<'t>(base: &'t Tree, merged: &'t Tree) -> [BTreeSet<&'t Path>; 3] {
     let added = merged.keys().filter(|path| !base.contains_key(*path));
     let same = |one: &Node, other: &Node| {
         let of = |node: &Node| (node.kind, node.mode, node.uid, node.gid, node.rdev, node.mtime);

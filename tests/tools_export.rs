@@ -12,7 +12,7 @@ use crate::support::mount::{TestMount, host_ok, run};
 use crate::support::tree::{difference, read_tree};
 
 /// Unpacks an archive as GNU tar does, marks and all, into a new directory.
-fn unpack(archive: &Path, dir: &Path) {
+pub(crate) fn unpack(archive: &Path, dir: &Path) {
     fs::create_dir(dir).unwrap();
     let words = ["--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "-xpf"];
     let mut args: Vec<_> = words.iter().map(std::ffi::OsStr::new).collect();

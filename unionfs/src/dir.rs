@@ -106,7 +106,10 @@ impl Found {
 
     /// A fresh object in `branch`, over what was there.
     pub(crate) fn made(kind: FileKind, branch: BranchIndex, over: Option<&Self>) -> Self {
-        let below = over.is_some_and(|over| over.below || over.whiteout || over.top > branch);
+        // A whiteout of the branch itself may hide anything; one further down says that there is nothing.
+        let below = over.is_some_and(|over| {
+            over.below || if over.visible { over.top > branch } else { over.top == branch }
+        });
         Self { kind, top: branch, visible: true, whiteout: false, below, closed: true, dirs: None }
     }
 

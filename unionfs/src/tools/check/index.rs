@@ -135,9 +135,10 @@ impl Index<'_> {
         let have: Option<u32> = target.to_str().ok().and_then(|text| text.parse().ok());
         let want = self.visible.as_ref().map(|visible| visible.get(&ino).copied().unwrap_or_default());
         let kind = match (have, want) {
-            (_, Some(0)) => Kind::Orphan,
-            (Some(have), Some(want)) if have != want => Kind::Count(have, want),
             (None, None) => Kind::ForeignEntry,
+            (_, Some(0)) if !self.has_copy(name) => Kind::Orphan,
+            // There may be more links than names: of the lower file, names that another branch hides.
+            (Some(have), Some(want)) if have < want => Kind::Count(have, want),
             (None, Some(want)) => Kind::Count(0, want),
             _ => return Ok(()),
         };
@@ -149,6 +150,12 @@ impl Index<'_> {
             Some(want) if want > 0 => symlinkat(want.to_string(), &self.links, name),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the index has a copy beside its count.
+    fn has_copy(&self, count: &[u8]) -> bool {
+        let copy = count.strip_suffix(b".n").unwrap_or(count);
+        statat(&self.links, copy, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     fn copy(&mut self, name: &[u8], ino: Ino, stat: &Stat) -> Result<(), Errno> {
@@ -167,6 +174,10 @@ impl Index<'_> {
         let orphan = self.visible.as_ref().is_some_and(|visible| !visible.contains_key(&ino));
         if !orphan || !self.found(name, Kind::Orphan) {
             return Ok(());
+        }
+        match unlinkat(&self.links, [name, b".n"].concat(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
         }
         if stat.st_nlink > 1 {
             return unlinkat(&self.links, name, AtFlags::empty());

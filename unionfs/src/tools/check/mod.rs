@@ -57,7 +57,7 @@ pub enum Kind {
     KeptTimes,
     /// An entry of the index of hard links that no name leads to.
     Orphan,
-    /// A number of links in the index that is not the number of names: recorded, and counted.
+    /// A number of links in the index that is less than the number of names: recorded, and counted.
     Count(u32, u32),
     /// Something in the index of hard links that is none.
     ForeignEntry,
