@@ -268,6 +268,7 @@ fn the_client_may_go_and_the_container_stays() {
 fn restart_is_stop_and_start() {
     let uctr = Uctr::new();
     let id = uctr.background(&[], "echo begun; touch /once; sleep 100");
+    wait_until("it has begun", || uctr.call(&["exec", &id, "ls", "/once"]).status == 0);
     let before = uctr.number(&id, "/State/Pid");
     uctr.ok(&["restart", "-t", "0", &id]);
     assert_ne!(uctr.number(&id, "/State/Pid"), before);
