@@ -84,7 +84,14 @@ impl TestMount {
 
     /// Whether the server was killed; waits for it.
     pub(crate) fn has_died(&mut self) -> bool {
-        wait(&mut self.server).is_some_and(|status| !status.success())
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end {
+            if let Some(status) = self.server.try_wait().expect("wait") {
+                return !status.success();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        false
     }
 
     /// Takes the mount of a dead server away and mounts again.
