@@ -4,4 +4,5 @@
 mod model;
 mod support;
 mod union_model;
+mod union_regressions;
 mod union_tables;

@@ -113,6 +113,17 @@ fn run(writable: usize, marks: &'static [Marks], options: &Options) {
     }
 }
 
+/// A case that failed once, on both formats and both kinds of caller.
+pub(crate) fn still_right(case: &Case) {
+    for (marks, format) in [(&[Marks::Aufs], Format::Aufs), (&[Marks::Overlay], Format::Overlay)] {
+        for memory in [Memory::Keeps, Memory::Forgets] {
+            let options = Options { format, ..fast() };
+            check(case, &Setup { writable: 1, marks, options, memory })
+                .unwrap_or_else(|why| panic!("{format:?}, {memory:?}: {why}"));
+        }
+    }
+}
+
 #[test]
 fn random_operations_in_the_aufs_format() {
     run(1, &[Marks::Aufs], &fast());
