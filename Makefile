@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/build/tools/bin:$(PATH)
 # The profile for tests: quick to build, with debug assertions, and fast enough for tests that mount.
 PROFILE := ci
 
-.PHONY: all build test check demo bench clean install help
+.PHONY: all build test modes check demo bench clean install help
 
 all: build
 
@@ -33,6 +33,10 @@ test:
 	scripts/setup.sh
 	$(CARGO) test --workspace --doc --locked --quiet --profile $(PROFILE)
 	$(CARGO) nextest run --workspace --locked --cargo-profile $(PROFILE) $(TESTS)
+
+# The mounted tests again, in each way to move data and to get requests that this host offers.
+modes:
+	scripts/modes.sh
 
 demo:
 	scripts/setup.sh demo

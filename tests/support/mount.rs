@@ -147,7 +147,10 @@ fn serve(tree: &TestTree, options: &[String]) -> Child {
     let said = File::options().create(true).append(true).open(tree.beside("log")).expect("log");
     let root = tree.beside("mnt");
     let mut command = unionfs();
-    command.args(["mount", "-f"]).args(options).arg(tree.list()).arg(&root);
+    // The whole suite again in another mode: UNIONFS_TEST_OPTIONS=io=passthrough.
+    let mode = std::env::var_os("UNIONFS_TEST_OPTIONS");
+    let mode = mode.iter().flat_map(|words| [OsStr::new("-o"), words.as_os_str()]);
+    command.args(["mount", "-f"]).args(mode).args(options).arg(tree.list()).arg(&root);
     let mut server = command.stdin(Stdio::null()).stderr(said).spawn().expect("unionfs");
     let end = Instant::now() + PATIENCE;
     while !is_mounted(&root) {
