@@ -3,6 +3,10 @@
 //! Root, /dev/fuse, and podman, buildah and containerd as Debian has them (`scripts/setup.sh`) are required.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+#[path = "compat_buildah.rs"]
+mod buildah;
+#[path = "compat_engine.rs"]
+mod engine;
 #[path = "compat_helper.rs"]
 mod helper;
 #[allow(dead_code, reason = "the core's tests use it")]
@@ -11,6 +15,8 @@ mod model;
 mod overlay;
 #[path = "compat_owners.rs"]
 mod owners;
+#[path = "compat_podman.rs"]
+mod podman;
 #[path = "compat_refusals.rs"]
 mod refusals;
 #[path = "compat_scene.rs"]
