@@ -225,7 +225,7 @@ fn a_file_is_copied_up_by_changes_and_only_by_them() {
 #[test]
 fn reserved_names_are_neither_found_nor_made() {
     let (_tree, mut core) = union(&[".wh.gone=", "x=b gone=b d/.wh..wh..opq= d/y=1"]);
-    for name in [".wh.x", ".wh.", ".wh..wh..opq", ".wh..wh.plnk"] {
+    for name in [".wh.gone", ".wh.x", ".wh.", ".wh..wh..opq", ".wh..wh.plnk", ".wh..wh.work"] {
         let path = Path::new(name);
         assert_eq!(core.walk(path), Err(Errno::NOENT), "{name}");
         for act in [
