@@ -93,7 +93,8 @@ fn a_file_that_finds_its_branch_full_moves_on_when_asked() {
     }
     let (small, large) = (tree.branch(0).to_owned(), tree.branch(1).to_owned());
     let list = format!("{}=rw:{}=rw:{}=ro+wh", small.display(), large.display(), tree.branch(2).display());
-    let option = format!("dirs={list},create=ff,moveonenospc");
+    // Only what comes as a message can be moved.
+    let option = format!("dirs={list},create=ff,moveonenospc,io=stateless");
     let c = TestMount::over(tree, &["-o", &option]);
     let content: Vec<u8> = (0..4_000_000_u32).flat_map(u32::to_le_bytes).take(4 << 20).collect();
     fs::write(c.path("big"), &content[..1000]).unwrap();

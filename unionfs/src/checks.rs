@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use anyhow::{Context, bail};
 use rustix::thread::{CapabilitySet, capabilities};
 use unionfs::BranchSpec;
+use unionfs::mount::IoMode;
 
 use crate::cli::MountPlan;
 
@@ -18,6 +19,11 @@ type Identity = (u64, u64);
 /// Refuses a mount point inside a branch where the union would be part of itself, and one with files in it for those
 /// whose callers expect that.
 pub(crate) fn check(plan: &MountPlan) -> anyhow::Result<()> {
+    if plan.choice.move_on_enospc && plan.choice.io == IoMode::Passthrough {
+        bail!(
+            "moveonenospc with io=passthrough: the kernel writes past the server, which cannot move the file (leave one out)"
+        );
+    }
     let at = &plan.mountpoint;
     // What is wrong with it itself, mounting tells.
     let Ok(path) = fs::canonicalize(at) else { return Ok(()) };
