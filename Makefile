@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/build/tools/bin:$(PATH)
 # The profile for tests: quick to build, with debug assertions, and fast enough for tests that mount.
 PROFILE := ci
 
-.PHONY: all build test modes check demo bench clean install help
+.PHONY: all build test modes check demo bench clean docs install static deb help
 
 all: build
 
@@ -17,7 +17,9 @@ help:
 	@echo "make check    formatting, lints, documentation"
 	@echo "make demo     two real images and a tour of both programs"
 	@echo "make bench    the measurements (see benches/)"
-	@echo "make install  both programs to PREFIX ($(PREFIX))"
+	@echo "make install  both programs, links, manual pages and completions to PREFIX ($(PREFIX))"
+	@echo "make static   both programs without libraries, in $(STATIC)"
+	@echo "make deb      a Debian package of them, build/unionfs.deb"
 	@echo "make clean    everything that was built or downloaded"
 
 build:
@@ -49,9 +51,20 @@ bench:
 	$(CARGO) bench --workspace --locked
 	scripts/bench.sh $(BENCH)
 
-install: build
-	install -D -m 755 target/release/unionfs $(DESTDIR)$(PREFIX)/bin/unionfs
-	install -D -m 755 target/release/uctr $(DESTDIR)$(PREFIX)/bin/uctr
+# Manual pages and completions, from the programs' own words.
+docs:
+	$(CARGO) run --quiet --locked --profile $(PROFILE) -p unionfs --example docs -- build/docs
+
+install: build docs
+	packaging/install.sh target/release build/docs $(PREFIX) $(DESTDIR)
+
+# Programs that need no library of the host. They are what the package holds.
+STATIC := build/static/x86_64-unknown-linux-gnu/release
+static:
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --locked --target x86_64-unknown-linux-gnu --target-dir build/static
+
+deb: static docs
+	packaging/deb.sh $(STATIC) build/docs build/unionfs.deb
 
 clean:
 	$(CARGO) clean

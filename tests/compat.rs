@@ -15,6 +15,8 @@ mod model;
 mod overlay;
 #[path = "compat_owners.rs"]
 mod owners;
+#[path = "compat_package.rs"]
+mod package;
 #[path = "compat_podman.rs"]
 mod podman;
 #[path = "compat_refusals.rs"]

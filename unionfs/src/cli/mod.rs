@@ -19,6 +19,7 @@ pub(crate) use personality::Personality;
 pub(crate) use plan::MountPlan;
 use tools::{CHECK, CONVERT, DIFF, EXPORT, WHERE};
 pub(crate) use tools::{CheckArgs, ConvertArgs, DiffArgs, ExportArgs, WhereArgs};
+pub(crate) use words::help as options_help;
 
 /// Unites directories over FUSE.
 #[derive(Debug, Parser)]
@@ -31,7 +32,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Unite branches at a mount point: the first is writable, the others are read-only unless they say otherwise
-    #[command(after_long_help = words::help())]
+    #[command(after_long_help = options_help())]
     Mount(MountArgs),
     /// Unmount a union
     Umount(UmountArgs),
@@ -231,7 +232,7 @@ impl Speaker {
             Personality::Helper => "SOURCE MOUNTPOINT [-sfnv] -o dirs=A=rw:B=ro[,OPTION…]",
             _ => "[-f] [-d] [-o OPTION,…] A=RW:B=RO[:…] MOUNTPOINT",
         };
-        format!("usage: {name} {line}\n\nThe options are told in unionfs(1).\n")
+        format!("usage: {name} {line}\n\nThe options are told in unionfs-mount(1).\n")
     }
 }
 

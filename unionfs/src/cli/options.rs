@@ -60,7 +60,7 @@ pub(crate) struct MountChoice {
 /// A word of `-o` that cannot be followed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OptionError {
-    #[error("unknown mount option {0:?} (unionfs(1) lists what there is)")]
+    #[error("unknown mount option {0:?} (unionfs-mount(1) lists what there is)")]
     Unknown(String),
     #[error("mount option {word:?}: {want}")]
     Value { word: String, want: Cow<'static, str> },
