@@ -17,8 +17,10 @@ fn check(case: &Case) -> Result<(), String> {
     let plain = TestTree::build(1, 1, |_, root| {
         Layer { nodes: merge(&layers), ..Layer::default() }.write(root, Marks::Aufs)
     });
-    let mount =
-        Rc::new(RefCell::new(TestMount::over(TestTree::from_layers(&layers, 1, &[Marks::Aufs]), &[])));
+    let mount = Rc::new(RefCell::new(TestMount::over(
+        TestTree::from_layers(&layers, |at| at == 0, &[Marks::Aufs]),
+        &[],
+    )));
     let (again, root) = (Rc::clone(&mount), mount.borrow().root());
     let mut union = Dir::new(&root, move || again.borrow_mut().remount());
     let mut native = Dir::new(plain.branch(0), || ());

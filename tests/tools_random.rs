@@ -37,7 +37,7 @@ impl History {
         let mut layers = case.layers();
         layers[0] = crate::support::layer::Layer::from_steps(&[], 0);
         let marks = if format == Format::Aufs { Marks::Aufs } else { Marks::Overlay };
-        let tree = TestTree::from_layers(&layers, 1, &[marks]);
+        let tree = TestTree::from_layers(&layers, |at| at == 0, &[marks]);
         let base = Model::new(&layers).tree();
         let mut model = Model::new(&layers);
         let options = Options { volatile: true, format, ..Options::default() };

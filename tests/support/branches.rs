@@ -16,12 +16,12 @@ use super::tree::read_xattrs;
 
 /// Branches `b0`, `b1`, … (the first one writable), and room for a mount point and plain directories.
 ///
-/// Every branch but the first is fingerprinted when it has been made, and must be the same when the tree goes.
+/// Every branch that is not writable is fingerprinted when it has been made, and must be the same when the tree goes.
 pub(crate) struct TestTree {
     dir: TempDir,
     branches: Vec<PathBuf>,
-    writable: usize,
-    before: Vec<Fingerprint>,
+    /// What the others were; `None` for one that may change.
+    before: Vec<Option<Fingerprint>>,
 }
 
 /// All that a write could change of each object: content, metadata, inode, times of change.
@@ -38,28 +38,37 @@ impl TestTree {
 
     /// As [`TestTree::new`], but every branch may change.
     pub(crate) fn loose(branches: &[&str]) -> Self {
-        Self::build(branches.len(), branches.len(), |index, root| {
-            branches[index].split_whitespace().for_each(|word| put(root, word));
-        })
+        Self::made(
+            branches.len(),
+            |_| true,
+            |index, root| {
+                branches[index].split_whitespace().for_each(|word| put(root, word));
+            },
+        )
     }
 
-    /// Branches from values, their marks in turn as in `marks`; the first `writable` of them may change.
-    pub(crate) fn from_layers(layers: &[Layer], writable: usize, marks: &[Marks]) -> Self {
-        Self::build(layers.len(), writable, |index, root| {
+    /// Branches from values, their marks in turn as in `marks`; those for which `writable` is true may change.
+    pub(crate) fn from_layers(layers: &[Layer], writable: impl Fn(usize) -> bool, marks: &[Marks]) -> Self {
+        Self::made(layers.len(), writable, |index, root| {
             layers[index].write(root, marks[index % marks.len()])
         })
     }
 
     /// Branches filled by a function of their index and directory; the first `writable` of them may change.
     pub(crate) fn build(count: usize, writable: usize, fill: impl Fn(usize, &Path)) -> Self {
+        Self::made(count, |index| index < writable, fill)
+    }
+
+    fn made(count: usize, writable: impl Fn(usize) -> bool, fill: impl Fn(usize, &Path)) -> Self {
         let dir = tempfile::Builder::new().prefix("unionfs-test-").tempdir().expect("temporary directory");
         let branches: Vec<_> = (0..count).map(|index| dir.path().join(format!("b{index}"))).collect();
         for (index, root) in branches.iter().enumerate() {
             fs::create_dir(root).expect("branch");
             fill(index, root);
         }
-        let before = branches[writable.min(count)..].iter().map(|root| fingerprint(root)).collect();
-        Self { dir, branches, writable, before }
+        let before =
+            (0..count).map(|index| (!writable(index)).then(|| fingerprint(&branches[index]))).collect();
+        Self { dir, branches, before }
     }
 
     /// The directory of a branch.
@@ -74,7 +83,7 @@ impl TestTree {
 
     /// The branch list in aufs's form.
     pub(crate) fn list(&self) -> String {
-        let perm = |index| if index < self.writable { "rw" } else { "ro+wh" };
+        let perm = |index: usize| if self.before[index].is_none() { "rw" } else { "ro+wh" };
         let words = self
             .branches
             .iter()
@@ -86,7 +95,8 @@ impl TestTree {
     /// What became of the branches that may not change; `None` if nothing did.
     pub(crate) fn lower_changes(&self) -> Option<String> {
         let mut changes = Vec::new();
-        for (before, root) in self.before.iter().zip(&self.branches[self.writable..]) {
+        for (before, root) in self.before.iter().zip(&self.branches) {
+            let Some(before) = before else { continue };
             let after = fingerprint(root);
             let paths = before.keys().chain(after.keys());
             let mut changed: Vec<_> = paths.filter(|path| before.get(*path) != after.get(*path)).collect();

@@ -66,6 +66,8 @@ pub(crate) struct FileBody {
     pub(crate) site: Site,
     /// The inode's real number on that branch: guards against two objects being taken for one.
     pub(crate) real: u64,
+    /// No name leads to it any more, even if its inode has one that is hidden.
+    pub(crate) nameless: bool,
     /// Where its content is, if not in itself: kernel overlay's "metadata only copy up".
     pub(crate) data: Option<Arc<Located>>,
 }

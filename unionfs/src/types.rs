@@ -1,7 +1,8 @@
 //! The vocabulary of the core: identities, names, attributes and what a request may ask to change.
 
 use std::ffi::OsStr;
-use std::num::NonZeroU64;
+use std::fmt;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Errno, Error, Result};
@@ -32,23 +33,36 @@ impl Ino {
 }
 
 /// The place of a branch in the list; 0 is the highest priority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BranchIndex(u16);
+///
+/// Kept as one more than it is, so that `Option<BranchIndex>` is no larger.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BranchIndex(NonZeroU16);
 
 impl BranchIndex {
     /// The branch at this place of the list.
     pub const fn new(index: u16) -> Self {
-        Self(index)
+        Self(NonZeroU16::MIN.saturating_add(index))
     }
 
     /// The place in the list.
     pub const fn get(self) -> u16 {
-        self.0
+        self.0.get() - 1
+    }
+
+    /// The next one further down.
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
     }
 
     /// The place in the list, to index with.
     pub const fn index(self) -> usize {
-        self.0 as usize
+        self.get() as usize
+    }
+}
+
+impl fmt::Debug for BranchIndex {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("BranchIndex").field(&self.get()).finish()
     }
 }
 

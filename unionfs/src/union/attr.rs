@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, ftruncate};
 
 use super::Union;
-use super::copyup::ALL_DATA;
+use super::copy::ALL_DATA;
 use super::owners::branch_of;
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::Node;

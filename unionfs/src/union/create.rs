@@ -13,6 +13,7 @@ use rustix::fs::{
 
 use super::Union;
 use super::data::OpenFile;
+use super::placement::Seat;
 use super::read::{Seen, decode_device};
 use crate::branch::is_overlay_whiteout;
 use crate::dir::{DirBody, Found};
@@ -22,7 +23,7 @@ use crate::marks::{Format, whiteout_name};
 use crate::place::Place;
 use crate::types::{BranchIndex, Entry, FileKind, Ino, Name, NewNode};
 
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+pub(super) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 /// A directory locked to take a new name that is free.
@@ -108,12 +109,14 @@ impl Union {
     /// `EOPNOTSUPP` where the branch's filesystem has no such files.
     pub fn tmpfile(&self, dir: Ino, new: &NewNode) -> Result<Entry> {
         let dir = self.dir_node(dir)?;
-        let branch = {
-            let body = self.read_body(&dir)?;
-            self.create_branch(&dir, body.dir()?, None)?
-        };
-        self.dir_on(&dir, branch)?;
+        // Of all branches this is the one from which a name can be given to it in most directories.
+        let branch = self.again("O_TMPFILE", || {
+            let branch = self.highest_branch(&dir)?;
+            self.dir_on(&dir, branch).map(|()| branch)
+        })?;
         let mut body = self.write_body(&dir)?;
+        Self::must_be_alive(body.dir()?)?;
+        self.align_dir(&dir, body.dir()?, branch)?;
         let fd = self.dirfd(&dir, branch)?;
         let mode = mode_of(new, has_default_acl(body.dir_mut()?, &fd));
         let what = (FileKind::Regular, 0);
@@ -129,7 +132,7 @@ impl Union {
         let stat = self.meant(branch, &place, place.stat().at("fstat", branch)?);
         let ino = self.devices.ino(stat.st_dev, stat.st_ino);
         let site = Site::Pinned(Arc::clone(&file));
-        let body = Body::File(FileBody { branch, site, real: stat.st_ino, data: None });
+        let body = Body::File(FileBody { branch, site, real: stat.st_ino, nameless: true, data: None });
         let node = self.inodes.intern(ino, || Node::new(ino, FileKind::Regular, Link::default(), body));
         Ok(Entry { node: node.ino, attr: self.attr_of(node.ino, &stat, 0) })
     }
@@ -144,15 +147,18 @@ impl Union {
         if node.is_dir() {
             return Err(Error::rule("link", Errno::PERM));
         }
-        self.must_be_free(&dir, name)?;
-        self.promote(&node, super::copyup::ALL_DATA)?;
-        let on = match &*node.body.read() {
-            Body::File(file) => file.branch,
-            Body::Dir(_) => return Err(Error::rule("link", Errno::PERM)),
-        };
-        let mut opening = self.open_name_on(&dir, name, on)?;
+        let (mut opening, mut body, on) = self.again("link", || {
+            let over = self.must_be_free(&dir, name)?;
+            let on = self.link_branch(&node, &dir, over.as_ref())?;
+            self.bring(&node, on)?;
+            let opening = self.open_name_on(&dir, name, on)?;
+            let body = node.body.write();
+            match &*body {
+                Body::File(file) if file.branch == on => Ok((opening, body, on)),
+                _ => Err(Error::rule("link", Errno::AGAIN)),
+            }
+        })?;
         opening.body.dir_mut()?.pure = false;
-        let mut body = node.body.write();
         let place = self.place(&node, &body)?;
         if node.kind == FileKind::CharDevice && is_overlay_whiteout(&place.stat().at("statx", on)?) {
             self.mark_device(on, &opening.fd, name.as_bytes())?;
@@ -161,17 +167,24 @@ impl Union {
         if let Some(links) = self.groups.get(node.ino).and_then(|group| group.nlink) {
             self.count_links(node.ino, on, links + 1);
         }
-        if let Body::File(file) = &mut *body
-            && matches!(file.site, Site::Pinned(_))
-        {
-            file.site = Site::Linked;
-            let link = Link { parent: Some(Arc::clone(&dir)), name: name.as_bytes().into(), moved: None };
-            self.relink(&node, link);
+        if let Body::File(file) = &mut *body {
+            file.nameless = false;
+            if matches!(file.site, Site::Pinned(_)) {
+                file.site = Site::Linked;
+                let link = Link { parent: Some(Arc::clone(&dir)), name: name.as_bytes().into(), moved: None };
+                self.relink(&node, link);
+            }
         }
         let attr = self.attr_now(&node, &body)?;
         drop(body);
         node.hold();
         Ok(Entry { node: node.ino, attr })
+    }
+
+    /// The branch on which a file can be given one more name.
+    fn link_branch(&self, node: &Node, dir: &Arc<Node>, over: Option<&Found>) -> Result<BranchIndex> {
+        let lowest = over.map_or_else(|| self.bottom(), |over| over.top);
+        self.seat(&Seat { op: "link", dirs: &[dir], lowest, passengers: vec![self.passenger(node)?] })
     }
 
     /// Fails early where the name is taken, before anything is copied for it; tells what hides the name.
@@ -188,12 +201,11 @@ impl Union {
     }
 
     fn open_name<'a>(&self, dir: &'a Arc<Node>, name: Name<'_>) -> Result<Opening<'a>> {
-        let over = self.must_be_free(dir, name)?;
-        let branch = {
-            let body = self.read_body(dir)?;
-            self.create_branch(dir, body.dir()?, over.as_ref())?
-        };
-        self.open_name_on(dir, name, branch)
+        self.again("name", || {
+            let over = self.must_be_free(dir, name)?;
+            let branch = self.create_branch(dir, over.as_ref())?;
+            self.open_name_on(dir, name, branch)
+        })
     }
 
     /// Locks a directory, on a writable branch, for a name that must be free.
@@ -207,9 +219,12 @@ impl Union {
         let body = self.write_body(dir)?;
         Self::must_be_alive(body.dir()?)?;
         let over = self.find(dir, body.dir()?, name)?;
-        if over.as_ref().is_some_and(|found| found.visible) {
-            return Err(Error::rule("name", Errno::EXIST));
+        match &over {
+            Some(found) if found.visible => return Err(Error::rule("name", Errno::EXIST)),
+            Some(found) if found.top < branch => return Err(Error::rule("name", Errno::AGAIN)),
+            _ => {}
         }
+        self.align_dir(dir, body.dir()?, branch)?;
         Ok(Opening { dir, body, branch, fd: self.dirfd(dir, branch)?, over })
     }
 
@@ -254,7 +269,7 @@ impl Union {
         build: impl FnOnce(&Arc<OwnedFd>, &[u8]) -> Result<(), Errno>,
     ) -> Result<()> {
         let (branch, bytes) = (opening.branch, name.as_bytes());
-        let whiteout = opening.over.as_ref().is_some_and(|over| over.whiteout && over.top == branch);
+        let whiteout = opening.over.as_ref().is_some_and(|over| over.top == branch);
         let hidden_by_file = whiteout
             && (self.options.format == Format::Aufs)
             && rustix::fs::statat(&opening.fd, whiteout_name(bytes).as_slice(), AtFlags::SYMLINK_NOFOLLOW)
@@ -268,10 +283,12 @@ impl Union {
             }
         }
         let found = Found::made(kind, branch, opening.over.as_ref());
-        if let Some(listing) = &mut opening.body.dir_mut()?.listing {
+        let state = opening.body.dir_mut()?;
+        if let Some(listing) = &mut state.listing {
             listing.set(self.hash, bytes, Some(found));
             self.grown(opening.dir.ino, listing);
         }
+        self.touched(opening.dir, state, branch);
         Ok(())
     }
 

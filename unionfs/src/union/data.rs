@@ -7,7 +7,7 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fsync, 
 use rustix::io::{pread, pwrite};
 
 use super::Union;
-use super::copyup::ALL_DATA;
+use super::copy::ALL_DATA;
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, Node};
 use crate::place::Place;

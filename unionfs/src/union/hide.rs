@@ -9,7 +9,6 @@ use rustix::fs::{
 };
 
 use super::Union;
-use super::copyup::unlink_if_there;
 use crate::error::{At, Errno, Error, Result};
 use crate::marks::{DEVICE_PREFIX, Format, OPAQUE, is_long, whiteout_name};
 use crate::place::Place;
@@ -170,4 +169,12 @@ fn make_empty(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
 
 fn make_device_whiteout(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)
+}
+
+/// Removes a name that may be absent.
+pub(super) fn unlink_if_there(dir: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
+    }
 }

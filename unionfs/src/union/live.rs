@@ -243,8 +243,7 @@ impl Union {
             if seen.ino != node.ino {
                 return None;
             }
-            let state = DirBody { candidates: found.candidates(), ..DirBody::default() };
-            *node.body.write() = Body::Dir(Box::new(state));
+            *node.body.write() = Body::Dir(Box::new(DirBody::found(&found)));
             node.link.lock().moved = None;
             return self.read_body(node).is_ok().then_some(());
         }
@@ -256,6 +255,7 @@ impl Union {
                 }
                 file.branch = seen.branch;
                 file.site = if seen.indexed { Site::Indexed } else { Site::Linked };
+                file.nameless = false;
                 file.data = seen.data;
             }
         }
@@ -274,7 +274,9 @@ impl Union {
                     ..DirBody::default()
                 };
             }
-            Body::File(file) => file.site = fd.map_or(Site::Linked, Site::Pinned),
+            Body::File(file) => {
+                (file.site, file.nameless) = (fd.map_or(Site::Linked, Site::Pinned), true);
+            }
         }
     }
 }

@@ -3,8 +3,10 @@
 //! Every act takes `&self`, may be called from any thread at once, and returns values. Acts on a directory lock that
 //! directory alone, acts on a file that file; data is copied under no lock but the copied file's own.
 
+mod align;
 mod attr;
 mod backing;
+mod copy;
 mod copyup;
 mod create;
 mod data;
@@ -12,6 +14,7 @@ mod groups;
 mod hide;
 mod live;
 mod metacopy;
+mod moving;
 mod origin;
 mod owners;
 mod path;

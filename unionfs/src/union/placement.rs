@@ -1,20 +1,30 @@
-//! Which branch takes a change: the policies of [`crate::policy`], applied to the branches there are.
+//! Which branch takes a change: what the change itself asks for, and among what that leaves the policies of
+//! [`crate::policy`].
+//!
+//! With several writable branches a change is visible only in some of them. The rules, each a bound on the branch `b`
+//! of an act (0 is the top):
+//!
+//! - **Names.** What a name leads to, or what hides it, lies in `top`: `b ≤ top`, or the change would be hidden.
+//! - **Directories.** `b` has the directory, or it can get a copy that is merged: nothing above says otherwise
+//!   ([`DirBody::cut`](crate::dir::DirBody::cut)), and the same holds for its parent.
+//! - **Objects.** An object that gets a name in `b` must lie there; one that lies further down is copied up first,
+//!   one that lies above stays: `b ≤` its branch. The copy beneath stays and is hidden.
+//! - **Marks.** A redirect mark tells the path in the branches below it. It cannot be told inside a directory that a
+//!   mark further up has moved: `b ≤` that mark's branch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, fstatvfs, renameat, unlinkat};
+use rustix::fs::fstatvfs;
 
 use super::Union;
-use super::copyup::ALL_DATA;
-use crate::dir::{DirBody, Found};
-use crate::error::{At, Errno, Error, Result};
-use crate::inode::{Body, FileBody, Node, Site};
+use crate::dir::{Found, Stand};
+use crate::error::{Errno, Error, Result};
+use crate::inode::{Body, Node};
 use crate::policy::Candidate;
-use crate::types::{BranchIndex, FileKind};
-use crate::work::keeping_times;
+use crate::types::BranchIndex;
 
 /// What is remembered between choices.
 #[derive(Debug)]
@@ -30,69 +40,201 @@ impl Placement {
     }
 }
 
+/// A writable branch in which a change of a directory is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reached {
+    pub(super) branch: BranchIndex,
+    /// It has the directory already.
+    pub(super) has: bool,
+}
+
+/// An object that must lie in the branch of the act.
+#[derive(Debug)]
+pub(super) struct Passenger {
+    /// Where it lies.
+    pub(super) branch: BranchIndex,
+    /// Where it could be copied to; nowhere if it has no name.
+    pub(super) copies: Vec<Reached>,
+}
+
+/// What an act asks of its branch.
+#[derive(Debug)]
+pub(super) struct Seat<'a> {
+    pub(super) op: &'static str,
+    /// The directories in which names change.
+    pub(super) dirs: &'a [&'a Arc<Node>],
+    /// It must not be further down.
+    pub(super) lowest: BranchIndex,
+    pub(super) passengers: Vec<Passenger>,
+}
+
+/// The branches that all of `sets` reach and that are not below `lowest`; those which all have the directory already
+/// are told.
+fn common(mut sets: impl Iterator<Item = Vec<Reached>>, lowest: BranchIndex) -> Vec<Reached> {
+    let mut all = sets.next().unwrap_or_default();
+    all.retain(|one| one.branch <= lowest);
+    for set in sets {
+        all.retain_mut(|one| match set.iter().find(|other| other.branch == one.branch) {
+            Some(other) => {
+                one.has &= other.has;
+                true
+            }
+            None => false,
+        });
+    }
+    all
+}
+
 impl Union {
     /// The branch that a new object of a directory goes to. `over` is what hides the name there, if anything.
-    pub(super) fn create_branch(
-        &self,
-        dir: &Node,
-        state: &DirBody,
-        over: Option<&Found>,
-    ) -> Result<BranchIndex> {
-        let layers = state.layers.as_deref().unwrap_or_default();
-        let lowest = *layers.last().ok_or(Error::rule("removed directory", Errno::NOENT))?;
-        // Further down the directory is hidden by an opaque one, or the name by a whiteout.
-        let lowest = over.map_or(lowest, |over| over.top.min(lowest));
-        let candidates = self.candidates(state, lowest.index() + 1);
+    pub(super) fn create_branch(&self, dir: &Arc<Node>, over: Option<&Found>) -> Result<BranchIndex> {
+        let lowest = over.map_or_else(|| self.bottom(), |over| over.top);
+        let reached = common([self.reach(dir)?].into_iter(), lowest);
         let placement = &self.placement;
-        let chosen = if candidates.len() == 1 {
-            Some(candidates[0].branch)
+        let chosen = if let [only] = reached[..] {
+            Some(only.branch)
         } else {
             let turn = placement.turn.fetch_add(1, Ordering::Relaxed);
             let random = usize::try_from(self.hash.offset(&turn.to_ne_bytes())).unwrap_or_default();
+            let candidates = self.candidates(&reached);
             self.options.create.choose(&candidates, self.options.min_free, turn, random)
         };
-        chosen.ok_or(Error { op: "create", branch: Some(lowest), errno: Errno::ROFS }).inspect(|_| {
-            tracing::trace!(dir = ?dir.ino, ?chosen, "placed");
-        })
+        tracing::trace!(dir = ?dir.ino, ?chosen, "placed");
+        chosen.ok_or(Error { op: "create", branch: Some(lowest), errno: Errno::ROFS })
+    }
+
+    /// The highest branch that takes a change of a directory.
+    pub(super) fn highest_branch(&self, dir: &Arc<Node>) -> Result<BranchIndex> {
+        let first = self.reach(dir)?.first().map(|reached| reached.branch);
+        first.ok_or(Error { op: "create", branch: None, errno: Errno::ROFS })
     }
 
     /// The branch that a copy of an object on `from` goes to; `parent` is its directory, if it has one.
     pub(super) fn copyup_branch(&self, from: BranchIndex, parent: Option<&Arc<Node>>) -> Result<BranchIndex> {
         let refused = Error { op: "copy-up", branch: Some(from), errno: Errno::ROFS };
-        let mut writable = (0..from.index()).map(super::index).filter(|&at| self.is_writable(at));
-        let first = writable.next().ok_or(refused)?;
-        if writable.next().is_none() {
-            return Ok(first);
-        }
-        let candidates = match parent {
-            Some(parent) => self.candidates(self.read_body(parent)?.dir()?, from.index()),
-            None => self.candidates(&DirBody::default(), from.index()),
+        let mut reached = match parent {
+            Some(parent) => self.reach(parent)?,
+            None => self.all_writable(),
         };
-        self.options.copyup.choose(&candidates).ok_or(refused)
+        reached.retain(|one| one.branch < from);
+        self.options.copyup.choose(&self.candidates(&reached)).ok_or(refused)
     }
 
-    /// The branch on which a name of a locked directory can be made to go away.
-    pub(super) fn removal_branch(&self, state: &DirBody, found: &Found) -> Result<BranchIndex> {
+    /// The branch on which a name of a directory can be made to go away.
+    pub(super) fn removal_branch(&self, dir: &Arc<Node>, found: &Found) -> Result<BranchIndex> {
         if self.is_writable(found.top) {
             return Ok(found.top);
         }
-        let refused = Error { op: "whiteout", branch: Some(found.top), errno: Errno::ROFS };
-        self.options.copyup.choose(&self.candidates(state, found.top.index())).ok_or(refused)
+        self.seat(&Seat { op: "whiteout", dirs: &[dir], lowest: found.top, passengers: Vec::new() })
     }
 
-    /// The writable ones of the first `below` branches.
-    fn candidates(&self, state: &DirBody, below: usize) -> Vec<Candidate> {
-        let layers = state.layers.as_deref().unwrap_or_default();
-        let writable = (0..below).map(super::index).filter(|&at| self.is_writable(at));
-        let mut all: Vec<_> = writable
-            .map(|branch| Candidate { branch, free: u64::MAX, parent: layers.contains(&branch) })
-            .collect();
-        if all.len() > 1 {
-            for one in &mut all {
-                one.free = self.free_space(one.branch);
-            }
+    /// The branch on which an act can be carried out: the nearest to its passengers if none of them has to be copied,
+    /// else the one that the policy for copies chooses.
+    pub(super) fn seat(&self, seat: &Seat<'_>) -> Result<BranchIndex> {
+        // A file without a name, of which there can be no copy, is as on another filesystem.
+        let fixed = seat.passengers.iter().any(|passenger| passenger.copies.is_empty());
+        let errno = if fixed { Errno::XDEV } else { Errno::ROFS };
+        let refused = Error { op: seat.op, branch: Some(seat.lowest), errno };
+        let mut sets = Vec::with_capacity(seat.dirs.len() + seat.passengers.len());
+        for dir in seat.dirs {
+            sets.push(self.reach(dir)?);
         }
-        all
+        let mut lowest = seat.lowest;
+        for passenger in &seat.passengers {
+            lowest = lowest.min(passenger.branch);
+            let mut reached = passenger.copies.clone();
+            // Where it lies it need not be shown.
+            if self.is_writable(passenger.branch) {
+                reached.retain(|one| one.branch != passenger.branch);
+                reached.push(Reached { branch: passenger.branch, has: true });
+            }
+            sets.push(reached);
+        }
+        let reached = common(sets.into_iter(), lowest);
+        let stays = |one: &&Reached| seat.passengers.iter().any(|other| other.branch == one.branch);
+        match reached.iter().find(stays) {
+            Some(one) => Ok(one.branch),
+            None => self.options.copyup.choose(&self.candidates(&reached)).ok_or(refused),
+        }
+    }
+
+    /// An object that an act needs in its branch.
+    pub(super) fn passenger(&self, node: &Node) -> Result<Passenger> {
+        let branch = self.branch_of(node)?;
+        let nameless = matches!(&*node.body.read(), Body::File(file) if file.nameless);
+        let copies = match node.parent() {
+            _ if nameless => Vec::new(),
+            Some(parent) => self.reach(&parent)?,
+            // It is found by other names of its group.
+            None => self.all_writable(),
+        };
+        Ok(Passenger { branch, copies })
+    }
+
+    /// The branch of the lowest priority.
+    pub(super) fn bottom(&self) -> BranchIndex {
+        super::index(self.branches.len() - 1)
+    }
+
+    fn all_writable(&self) -> Vec<Reached> {
+        let writable = (0..self.branches.len()).map(super::index).filter(|&at| self.is_writable(at));
+        writable.map(|branch| Reached { branch, has: false }).collect()
+    }
+
+    /// The writable branches in which a change of a directory is seen, the highest first.
+    ///
+    /// No lock may be held: it goes up to the root, and locks one directory at a time.
+    pub(super) fn reach(&self, dir: &Arc<Node>) -> Result<Vec<Reached>> {
+        let mut reached = self.all_writable();
+        let mut next = Some(Arc::clone(dir));
+        let mut undecided = reached.iter().map(|one| one.branch).collect::<Vec<_>>();
+        while let Some(node) = next.filter(|_| !undecided.is_empty()) {
+            let body = self.read_body(&node)?;
+            let state = body.dir()?;
+            Self::must_be_alive(state)?;
+            undecided.retain(|&branch| match state.stand(branch) {
+                Stand::Has => {
+                    let has = node.ino == dir.ino;
+                    reached.iter_mut().filter(|one| one.branch == branch).for_each(|one| one.has = has);
+                    false
+                }
+                Stand::Lacks => true,
+                Stand::Hidden => {
+                    reached.retain(|one| one.branch != branch);
+                    false
+                }
+            });
+            drop(body);
+            next = node.parent();
+        }
+        // What the root lacks was given up.
+        reached.retain(|one| !undecided.contains(&one.branch));
+        Ok(reached)
+    }
+
+    /// The highest branch in which a mark has moved a directory or one above it.
+    pub(super) fn highest_mark(&self, dir: &Arc<Node>) -> Option<BranchIndex> {
+        let above = std::iter::successors(Some(Arc::clone(dir)), |node| node.parent());
+        above.filter_map(|node| node.link.lock().moved.as_ref().map(|moved| moved.marked)).min()
+    }
+
+    /// The branch of the object behind a node: of a directory, the highest.
+    pub(super) fn branch_of(&self, node: &Node) -> Result<BranchIndex> {
+        if node.is_dir() {
+            return Ok(self.read_body(node)?.dir()?.top());
+        }
+        match &*node.body.read() {
+            Body::File(file) => Ok(file.branch),
+            Body::Dir(state) => Ok(state.top()),
+        }
+    }
+
+    /// What the policies look at.
+    fn candidates(&self, reached: &[Reached]) -> Vec<Candidate> {
+        let free = |branch| if reached.len() > 1 { self.free_space(branch) } else { u64::MAX };
+        let candidate =
+            |one: &Reached| Candidate { branch: one.branch, free: free(one.branch), parent: one.has };
+        reached.iter().map(candidate).collect()
     }
 
     /// Bytes free on a branch, looked at no more often than the policy asks for; all where it does not matter.
@@ -109,72 +251,13 @@ impl Union {
         {
             return *free;
         }
-        let free = fstatvfs(self.branch(branch).root()).map_or(0, |told| told.f_bavail * told.f_frsize);
+        let free = self.room(branch);
         *slot = Some((Instant::now(), free));
         free
     }
 
-    /// Another writable branch with more room than the one that is full, for a file that has to move on.
-    pub(super) fn roomier_branch(&self, full: BranchIndex) -> Option<BranchIndex> {
-        let others =
-            (0..self.branches.len()).map(super::index).filter(|&at| at != full && self.is_writable(at));
-        let room = |at: BranchIndex| {
-            fstatvfs(self.branch(at).root()).map_or(0, |told| told.f_bavail * told.f_frsize)
-        };
-        others
-            .map(|at| (room(at), at))
-            .filter(|&(free, _)| free > self.options.min_free)
-            .max()
-            .map(|(_, at)| at)
-    }
-
-    /// Moves a file whose branch is full to a branch with room, under the same name.
-    ///
-    /// Both branches have the whole file for a moment; whichever shows, it is the same.
-    pub(super) fn move_on(&self, node: &Arc<Node>) -> Result<()> {
-        let parent = node.parent().ok_or(Error::rule("move on", Errno::NOSPC))?;
-        let from = match &*node.body.read() {
-            Body::File(file) if matches!(file.site, Site::Linked) => file.branch,
-            _ => return Err(Error::rule("move on", Errno::NOSPC)),
-        };
-        let to = self.roomier_branch(from).ok_or(Error {
-            op: "move on",
-            branch: Some(from),
-            errno: Errno::NOSPC,
-        })?;
-        self.dir_on(&parent, to)?;
-        let mut above = self.write_body(&parent)?;
-        // Nobody writes to the file while this is held.
-        let mut body = node.body.write();
-        let name = node.link.lock().name.clone();
-        if !node.is_linked_as(&parent, &name) {
-            return Err(Error::rule("move on", Errno::NOSPC));
-        }
-        let source = self.place(node, &body)?;
-        let (temp, shown) = self.copy_object(node, (from, &source), None, to, ALL_DATA)?;
-        if shown.links > 1 {
-            return Err(Error { op: "move on with hard links", branch: Some(from), errno: Errno::NOSPC });
-        }
-        let (old, new) = (self.dirfd(&parent, from)?, self.dirfd(&parent, to)?);
-        keeping_times(&new, || renameat(temp.dir(), temp.name.as_slice(), &new, &*name))
-            .at("renameat", to)?;
-        temp.moved();
-        keeping_times(&old, || unlinkat(&old, &*name, AtFlags::empty())).at("unlinkat", from)?;
-        *body = Body::File(FileBody { branch: to, site: Site::Linked, real: shown.real, data: None });
-        self.files.remove(&node.ino);
-        if let Some(listing) = &mut above.dir_mut()?.listing
-            && let Some(mut found) = listing.get(self.hash, &name).cloned()
-        {
-            found.top = to;
-            listing.set(self.hash, &name, Some(found));
-        }
-        Ok(())
-    }
-
-    /// Whether a file that got no space should move on to a branch that has some.
-    pub(super) fn moves_on(&self, node: &Node, errno: Errno) -> bool {
-        self.options.move_on_enospc
-            && node.kind == FileKind::Regular
-            && matches!(errno, Errno::NOSPC | Errno::DQUOT)
+    /// Bytes free on a branch; none on one that cannot tell.
+    pub(super) fn room(&self, branch: BranchIndex) -> u64 {
+        fstatvfs(self.branch(branch).root()).map_or(0, |told| told.f_bavail * told.f_frsize)
     }
 }

@@ -153,8 +153,8 @@ impl Union {
         match body {
             Body::File(file) => match group.and_then(|group| group.nlink) {
                 Some(links) => links,
-                // The last name was whited out; the lower inode does not know.
-                None if matches!(file.site, Site::Pinned(_)) && !self.is_writable(file.branch) => 0,
+                // The last name was hidden; the inode does not know.
+                None if file.nameless => 0,
                 None => own,
             },
             Body::Dir(state) => match (&state.layers, &*state.candidates) {
@@ -172,14 +172,14 @@ impl Union {
             let fresh = seen.fresh && self.options.udba == Udba::None;
             let layers = fresh.then(|| vec![found.top]);
             let listing = fresh.then(Listing::default);
-            let candidates = found.candidates();
-            Body::Dir(Box::new(DirBody { candidates, layers, listing, pure: fresh, ..DirBody::default() }))
+            Body::Dir(Box::new(DirBody { layers, listing, pure: fresh, ..DirBody::found(found) }))
         } else {
             let site = if seen.indexed { Site::Indexed } else { Site::Linked };
             Body::File(FileBody {
                 branch: seen.branch,
                 site,
                 real: seen.stat.st_ino,
+                nameless: false,
                 data: seen.data.clone(),
             })
         };
@@ -208,7 +208,7 @@ impl Union {
                 Link { parent: Some(Arc::clone(dir)), name: name.as_bytes().into(), moved: None },
             );
             if let Body::File(file) = &mut *node.body.write() {
-                file.site = Site::Linked;
+                (file.site, file.nameless) = (Site::Linked, false);
             }
         }
         same

@@ -6,7 +6,7 @@ use parking_lot::RwLockWriteGuard;
 use rustix::fs::{AtFlags, unlinkat};
 
 use super::Union;
-use super::read::{Seen, saturate};
+use super::read::Seen;
 use crate::dir::{DirBody, Found, Listing};
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, Link, Node, Site};
@@ -43,7 +43,11 @@ impl Union {
             self.keep_open(node, body, &dir, name)?;
         }
         self.remove_from_disk(&closing, name)?;
-        self.drop_link(&closing.seen, closing.branch);
+        let covered = closing.found.top != closing.branch;
+        let last = self.drop_link(&closing.seen, covered, closing.branch);
+        if let Some(Body::File(file)) = file.as_deref_mut() {
+            file.nameless |= last;
+        }
         if let Some(node) = node.as_ref().filter(|node| node.is_linked_as(&dir, name.as_bytes())) {
             self.relink(node, Link::default());
         }
@@ -112,21 +116,35 @@ impl Union {
         if self.is_reserved(name) {
             return Err(absent);
         }
-        for _ in 0..TRIES {
-            let (top, branch) = {
-                let body = self.read_body(dir)?;
-                let found = self.find(dir, body.dir()?, name)?.filter(|found| found.visible).ok_or(absent)?;
-                (found.top, self.removal_branch(body.dir()?, &found)?)
-            };
+        self.again("name", || {
+            let there = self.found_now(dir, name)?.filter(|found| found.visible).ok_or(absent)?;
+            let branch = self.removal_branch(dir, &there)?;
             self.dir_on(dir, branch)?;
             let body = self.write_body(dir)?;
             let found = self.find(dir, body.dir()?, name)?.filter(|found| found.visible).ok_or(absent)?;
-            if found.top == top {
-                let seen = self.look(dir, body.dir()?, name, &found)?;
-                return Ok(Closing { dir, body, found, seen, branch });
+            if found.top != there.top {
+                return Err(Error::rule("name", Errno::AGAIN));
+            }
+            let seen = self.look(dir, body.dir()?, name, &found)?;
+            Ok(Closing { dir, body, found, seen, branch })
+        })
+    }
+
+    /// Tries an act again and again while something it was prepared for has changed (`EAGAIN`).
+    pub(super) fn again<T>(&self, op: &'static str, mut act: impl FnMut() -> Result<T>) -> Result<T> {
+        for _ in 0..TRIES {
+            match act() {
+                Err(Error { errno: Errno::AGAIN, .. }) => {}
+                done => return done,
             }
         }
-        Err(Error::rule("name", Errno::AGAIN))
+        Err(Error::rule(op, Errno::AGAIN))
+    }
+
+    /// What a directory, which is not locked, says of a name at this moment.
+    pub(super) fn found_now(&self, dir: &Node, name: Name<'_>) -> Result<Option<Found>> {
+        let body = self.read_body(dir)?;
+        self.find(dir, body.dir()?, name)
     }
 
     /// Before the last name by which a node is found goes, it gets a descriptor instead.
@@ -162,42 +180,22 @@ impl Union {
         }
         Ok(())
     }
-
-    /// Counts one link less of a group of hard links of which not all are on the writable branch.
-    pub(super) fn drop_link(&self, seen: &Seen, branch: BranchIndex) {
-        let lower = seen.group.is_some() || (!self.is_writable(seen.branch) && seen.stat.st_nlink > 1);
-        if !lower {
-            return;
-        }
-        let counted = self.groups.get(seen.ino).and_then(|group| group.nlink);
-        match (counted.unwrap_or_else(|| saturate(seen.stat.st_nlink)), self.work(branch)) {
-            (0 | 1, Some(work)) => self.groups.remove(seen.ino, work),
-            (links, _) => self.count_links(seen.ino, branch, links - 1),
-        }
-    }
-
-    /// Records the links of a group. The name that changed has changed already, so a record that cannot be made is
-    /// no failure of the caller's: the count is right until the next mount.
-    pub(super) fn count_links(&self, group: Ino, branch: BranchIndex, links: u32) {
-        let Some(work) = self.work(branch) else { return };
-        if let Err(errno) = self.groups.set_nlink(group, work, links) {
-            tracing::warn!(%errno, group = group.get(), "links are not counted on disk");
-        }
-    }
 }
 
 impl Closing<'_> {
     /// Whether a whiteout must take the name's place.
     fn hides(&self) -> bool {
-        self.found.top != self.branch || self.found.below
+        self.found.needs_whiteout(self.branch)
     }
 
     /// The listing no longer shows the name.
     fn forget_name(&mut self, union: &Union, name: Name<'_>) -> Result<()> {
-        let hidden = self.hides() || self.found.whiteout;
-        if let Some(listing) = &mut self.body.dir_mut()?.listing {
-            listing.set(union.hash, name.as_bytes(), hidden.then(|| Found::hidden(self.branch)));
+        let left = self.found.taken_away(self.branch);
+        let state = self.body.dir_mut()?;
+        if let Some(listing) = &mut state.listing {
+            listing.set(union.hash, name.as_bytes(), left);
         }
+        union.touched(self.dir, state, self.branch);
         Ok(())
     }
 }

@@ -75,6 +75,7 @@ impl Union {
     fn resolve_layers(&self, dir: &Node, state: &mut DirBody) -> Result<()> {
         let mut layers = Vec::with_capacity(state.candidates.len());
         state.noted.clear();
+        let mut cut = state.cut;
         for &branch in &state.candidates {
             layers.push(branch);
             let marks = self.marks(branch, &self.dirfd(dir, branch)?)?;
@@ -82,14 +83,15 @@ impl Union {
             if self.is_bottom(branch) {
                 break;
             }
-            if let Some(target) = marks.redirect {
-                layers.extend(self.resolve_redirect(dir, state, branch, &target)?);
-                break;
-            }
-            if marks.opaque {
+            if marks.redirect.is_some() || marks.opaque {
+                cut = Some(branch.next());
+                if let Some(target) = marks.redirect {
+                    layers.extend(self.resolve_redirect(dir, state, branch, &target)?);
+                }
                 break;
             }
         }
+        state.cut = cut;
         if self.options.udba == Udba::Notify {
             for &branch in &layers {
                 self.watch(dir, branch, &*self.dirfd(dir, branch)?);

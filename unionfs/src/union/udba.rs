@@ -166,7 +166,7 @@ impl Union {
             return;
         }
         self.evict_dir(node.ino, state);
-        **state = DirBody { candidates: found.candidates(), ..DirBody::default() };
+        **state = DirBody::found(found);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::XattrFlags;
 
 use super::Union;
-use super::copyup::ALL_DATA;
+use super::copy::ALL_DATA;
 use super::owners::branch_of;
 use super::udba::Udba;
 use crate::branch::BranchSpec;
