@@ -115,7 +115,7 @@ pub(crate) fn still_right(case: &Case) {
     for (marks, format) in [(&[Marks::Aufs], Format::Aufs), (&[Marks::Overlay], Format::Overlay)] {
         for memory in [Memory::Keeps, Memory::Forgets] {
             let options = Options { format, ..fast() };
-            check(case, &Setup { writable: 1, marks, options, memory })
+            check(case, &Setup { writable: &[true], marks, options, memory })
                 .unwrap_or_else(|why| panic!("{format:?}, {memory:?}: {why}"));
         }
     }
@@ -166,38 +166,36 @@ fn the_model_is_what_a_plain_directory_does() {
 
 #[test]
 fn random_operations_on_two_writable_branches() {
-    run(&[true, true], &[Marks::Aufs], &Options::default());
+    run(&[true, true], &[Marks::Aufs], &fast());
 }
 
 #[test]
 fn random_operations_on_writable_branches_taken_in_turn() {
-    let options =
-        Options { create: CreatePolicy::RoundRobin, copyup: CopyupPolicy::BottomUp, ..Options::default() };
+    let options = Options { create: CreatePolicy::RoundRobin, copyup: CopyupPolicy::BottomUp, ..fast() };
     run(&[true, true, true], &[Marks::Aufs], &options);
 }
 
 #[test]
 fn random_operations_on_writable_branches_taken_at_random() {
-    let options =
-        Options { create: CreatePolicy::Random, copyup: CopyupPolicy::BottomUpParent, ..Options::default() };
+    let options = Options { create: CreatePolicy::Random, copyup: CopyupPolicy::BottomUpParent, ..fast() };
     run(&[true, true], &[Marks::Aufs], &options);
 }
 
 #[test]
 fn random_operations_on_writable_branches_in_the_overlay_format() {
-    let options = Options { format: Format::Overlay, create: CreatePolicy::Random, ..Options::default() };
+    let options = Options { format: Format::Overlay, create: CreatePolicy::Random, ..fast() };
     run(&[true, true, true], &[Marks::Overlay], &options);
 }
 
 #[test]
 fn random_operations_on_writable_branches_with_others_between() {
-    let options = Options { create: CreatePolicy::RoundRobin, ..Options::default() };
+    let options = Options { create: CreatePolicy::RoundRobin, ..fast() };
     run(&[true, false, true, true], &[Marks::Aufs], &options);
 }
 
 #[test]
 fn random_operations_on_writable_branches_below_others() {
-    let options = Options { create: CreatePolicy::Random, ..Options::default() };
+    let options = Options { create: CreatePolicy::Random, ..fast() };
     run(&[false, true, true], &[Marks::Aufs], &options);
 }
 
@@ -210,6 +208,6 @@ fn random_operations_by_free_space() {
         CreatePolicy::ParentMostFree(hour),
         CreatePolicy::LeastFree,
     ] {
-        run(&[true, true, true], &[Marks::Aufs], &Options { create, ..Options::default() });
+        run(&[true, true, true], &[Marks::Aufs], &Options { create, ..fast() });
     }
 }
