@@ -32,7 +32,9 @@ fn own_network_has_the_loopback_interface_up() {
     let uctr = Uctr::new();
     let look = "ls /sys/class/net; cat /sys/class/net/lo/flags; cat /proc/sys/net/ipv4/ping_group_range";
     assert_eq!(uctr.says(&[], look), "lo\n0x9\n0\t2147483647");
-    let listen = "nc -l -p 80 -w 3 & sleep 0.3; echo through | nc -w 1 127.0.0.1 80; wait";
+    // The one that listens may take its time.
+    let listen = "nc -l -p 80 -w 20 & n=0; until echo through | nc -w 1 127.0.0.1 80 2>/dev/null; do \
+                  n=$((n+1)); [ $n -lt 100 ] || exit 1; sleep 0.1; done; wait";
     assert_eq!(uctr.says(&["-u", "app"], listen), "through");
 }
 
