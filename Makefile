@@ -14,6 +14,7 @@ all: build
 help:
 	@echo "make build    both programs, optimised, in target/release"
 	@echo "make test     every test (as root, with /dev/fuse)"
+	@echo "make modes    the mounted tests again in every mode (data, transport)"
 	@echo "make check    formatting, lints, documentation"
 	@echo "make demo     two real images and a tour of both programs"
 	@echo "make bench    the measurements (see benches/)"
