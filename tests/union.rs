@@ -6,3 +6,4 @@ mod support;
 mod union_model;
 mod union_regressions;
 mod union_tables;
+mod union_writable;

@@ -104,9 +104,13 @@ fn fast() -> Options {
 
 /// Random cases on one kind of union, by a core that remembers and by one that forgets.
 fn run(writable: &'static [bool], marks: &'static [Marks], options: &Options) {
+    run_some(150, writable, marks, options);
+}
+
+fn run_some(count: u32, writable: &'static [bool], marks: &'static [Marks], options: &Options) {
     for memory in [Memory::Keeps, Memory::Forgets] {
         let setup = Setup { writable, marks, options: options.clone(), memory };
-        search(cases(150), case(1..=3, 60), |case| check(case, &setup));
+        search(cases(count), case(1..=3, 60), |case| check(case, &setup));
     }
 }
 
@@ -118,6 +122,20 @@ pub(crate) fn still_right(case: &Case) {
             check(case, &Setup { writable: &[true], marks, options, memory })
                 .unwrap_or_else(|why| panic!("{format:?}, {memory:?}: {why}"));
         }
+    }
+}
+
+/// As [`still_right`], of a union with several writable branches.
+pub(crate) fn still_right_on(
+    case: &Case,
+    writable: &'static [bool],
+    create: CreatePolicy,
+    copyup: CopyupPolicy,
+) {
+    for memory in [Memory::Keeps, Memory::Forgets] {
+        let options = Options { create, copyup, ..fast() };
+        check(case, &Setup { writable, marks: &[Marks::Aufs], options, memory })
+            .unwrap_or_else(|why| panic!("{create:?}, {copyup:?}, {memory:?}: {why}"));
     }
 }
 
@@ -208,6 +226,6 @@ fn random_operations_by_free_space() {
         CreatePolicy::ParentMostFree(hour),
         CreatePolicy::LeastFree,
     ] {
-        run(&[true, true, true], &[Marks::Aufs], &Options { create, ..fast() });
+        run_some(40, &[true, true, true], &[Marks::Aufs], &Options { create, ..fast() });
     }
 }

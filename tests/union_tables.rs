@@ -18,7 +18,7 @@ fn union(branches: &[&str]) -> (TestTree, Core) {
 }
 
 /// The union as one line: `name=content`, `name/`, `name->target`, sorted, blanks between.
-fn shown(core: &mut Core) -> String {
+pub(crate) fn shown(core: &mut Core) -> String {
     let tree = core.tree();
     let words = tree.iter().filter(|(path, _)| !path.as_os_str().is_empty()).map(|(path, node)| {
         let content = String::from_utf8_lossy(&node.content);

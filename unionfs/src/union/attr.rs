@@ -63,8 +63,8 @@ impl Union {
         if self.promote(node, size)? {
             return Ok(());
         }
-        let file = self.open_file(node, true)?;
-        ftruncate(&file.fd, size).during("ftruncate")
+        let held = self.hold_to_write(node)?;
+        ftruncate(&held.file.fd, size).during("ftruncate")
     }
 
     /// Clears set-user-ID and set-group-ID as a write by a user without CAP_FSETID does (inode(7)); the server has

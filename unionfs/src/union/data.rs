@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use parking_lot::RwLockReadGuard;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fsync, seek, syncfs};
 use rustix::io::{pread, pwrite};
 
@@ -18,6 +19,12 @@ use crate::types::{FileKind, Ino, Seek};
 pub(crate) struct OpenFile {
     pub(crate) fd: OwnedFd,
     pub(crate) writable: bool,
+}
+
+/// A file that is open to be written and does not move to another branch meanwhile.
+pub(super) struct Held<'a> {
+    pub(super) file: Arc<OpenFile>,
+    _still: Option<RwLockReadGuard<'a, Body>>,
 }
 
 impl Union {
@@ -80,29 +87,46 @@ impl Union {
     /// before a failure count: the number is returned, and the failure comes with the next write.
     pub fn write(&self, node: Ino, offset: u64, data: &[u8], kill_suidgid: bool) -> Result<usize> {
         let node = self.node(node)?;
-        let mut file = self.open_to_write(&node)?;
+        let mut held = self.hold_to_write(&node)?;
         let mut done = 0;
-        // Where files may move on, none moves under a write.
-        let mut still = self.options.move_on_enospc.then(|| node.body.read());
         while done < data.len() {
-            match pwrite(&file.fd, &data[done..], offset + done as u64) {
+            match pwrite(&held.file.fd, &data[done..], offset + done as u64) {
                 Ok(len) => done += len,
                 Err(Errno::INTR) => {}
                 Err(errno) if self.moves_on(&node, errno) => {
-                    drop(still.take());
+                    drop(held);
                     self.move_on(&node)?;
-                    file = self.open_file(&node, true)?;
-                    still = Some(node.body.read());
+                    held = self.hold_to_write(&node)?;
                 }
                 Err(_) if done > 0 => break,
                 Err(errno) => return Err(errno).during("pwrite"),
             }
         }
-        drop(still);
+        drop(held);
         if kill_suidgid {
             self.kill_suidgid(&node)?;
         }
         Ok(done)
+    }
+
+    /// Whether files of writable branches can move from one to another.
+    pub(super) fn files_move(&self) -> bool {
+        self.options.move_on_enospc || self.works.iter().flatten().nth(1).is_some()
+    }
+
+    /// The file behind a node, copied up if it has to be, and kept where it is until the answer goes.
+    pub(super) fn hold_to_write<'a>(&self, node: &'a Arc<Node>) -> Result<Held<'a>> {
+        loop {
+            let file = self.open_to_write(node)?;
+            if !self.files_move() {
+                return Ok(Held { file, _still: None });
+            }
+            let still = node.body.read();
+            // Who moves a file takes it out of the cache.
+            if self.files.get(&node.ino).is_some_and(|now| Arc::ptr_eq(&now, &file)) {
+                return Ok(Held { file, _still: Some(still) });
+            }
+        }
     }
 
     /// The file behind a node, copied up if it has to be.
@@ -171,8 +195,9 @@ impl Union {
     /// `EOPNOTSUPP` where the branch's filesystem cannot do it.
     pub fn fallocate(&self, node: Ino, mode: u32, offset: u64, len: u64) -> Result<()> {
         let node = self.node(node)?;
-        let file = self.open_to_write(&node)?;
-        fallocate(&file.fd, FallocateFlags::from_bits_retain(mode), offset, len).during("fallocate")?;
+        let held = self.hold_to_write(&node)?;
+        fallocate(&held.file.fd, FallocateFlags::from_bits_retain(mode), offset, len).during("fallocate")?;
+        drop(held);
         self.kill_suidgid(&node)
     }
 
@@ -205,9 +230,10 @@ impl Union {
         len: u64,
     ) -> Result<usize> {
         let (from, to) = (self.node(from)?, self.node(to)?);
-        let target = self.open_to_write(&to)?;
-        // Opened second: both may be one file, which is on its writable branch now.
-        let source = self.open_file(&from, false)?;
+        // Both may be one file, which is on its writable branch once that is open to be written.
+        let other = (from.ino != to.ino).then(|| self.open_file(&from, false)).transpose()?;
+        let held = self.hold_to_write(&to)?;
+        let (source, target) = (other.as_ref().unwrap_or(&held.file), &held.file);
         let (mut from_offset, mut to_offset) = (from_offset, to_offset);
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         rustix::fs::copy_file_range(&source.fd, Some(&mut from_offset), &target.fd, Some(&mut to_offset), len)
@@ -221,7 +247,7 @@ impl Union {
     /// `ENOTTY` where there are none.
     pub fn inode_flags(&self, node: Ino) -> Result<u32> {
         let node = self.node(node)?;
-        let fd = self.flags_fd(&node)?;
+        let fd = self.flags_fd(&node, &node.body.read())?;
         rustix::fs::ioctl_getflags(&fd).map(|flags| flags.bits()).during("FS_IOC_GETFLAGS")
     }
 
@@ -233,15 +259,16 @@ impl Union {
     pub fn set_inode_flags(&self, node: Ino, flags: u32) -> Result<()> {
         let node = self.node(node)?;
         self.promote(&node, ALL_DATA)?;
-        let fd = self.flags_fd(&node)?;
+        let body = node.body.read();
+        let fd = self.flags_fd(&node, &body)?;
         rustix::fs::ioctl_setflags(&fd, rustix::fs::IFlags::from_bits_retain(flags)).during("FS_IOC_SETFLAGS")
     }
 
-    fn flags_fd(&self, node: &Node) -> Result<OwnedFd> {
+    fn flags_fd(&self, node: &Node, body: &Body) -> Result<OwnedFd> {
         if !matches!(node.kind, FileKind::Regular | FileKind::Directory) {
             return Err(Error::rule("FS_IOC_GETFLAGS", Errno::NOTTY));
         }
-        self.place(node, &node.body.read())?.open(OFlags::RDONLY | OFlags::NONBLOCK).during("open")
+        self.place(node, body)?.open(OFlags::RDONLY | OFlags::NONBLOCK).during("open")
     }
 }
 

@@ -261,3 +261,27 @@ impl Union {
         fstatvfs(self.branch(branch).root()).map_or(0, |told| told.f_bavail * told.f_frsize)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_branch_is_common_if_all_reach_it_and_it_is_not_too_low() {
+        let set = |branches: &[(u16, bool)]| {
+            let one = |&(at, has): &(u16, bool)| Reached { branch: BranchIndex::new(at), has };
+            branches.iter().map(one).collect::<Vec<_>>()
+        };
+        for (case, sets, lowest, want) in [
+            ("one directory", vec![set(&[(0, false), (2, true)])], 9, &[(0, false), (2, true)][..]),
+            ("none further down than that", vec![set(&[(0, false), (2, true)])], 1, &[(0, false)]),
+            ("just there", vec![set(&[(0, false), (2, true)])], 2, &[(0, false), (2, true)]),
+            ("both have it", vec![set(&[(0, true), (1, true)]), set(&[(1, true)])], 9, &[(1, true)]),
+            ("one has it", vec![set(&[(0, true)]), set(&[(0, false)])], 9, &[(0, false)]),
+            ("no common one", vec![set(&[(0, true)]), set(&[(1, true)])], 9, &[]),
+            ("nothing is asked", vec![], 9, &[]),
+        ] {
+            assert_eq!(common(sets.into_iter(), BranchIndex::new(lowest)), set(want), "{case}");
+        }
+    }
+}
