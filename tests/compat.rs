@@ -5,6 +5,8 @@
 
 #[path = "compat_buildah.rs"]
 mod buildah;
+#[path = "compat_containerd.rs"]
+mod containerd;
 #[path = "compat_engine.rs"]
 mod engine;
 #[path = "compat_helper.rs"]
