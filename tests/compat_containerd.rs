@@ -39,6 +39,7 @@ type = "snapshot"
 address = "$PWD/s.sock"
 END
 /usr/bin/python3 -I SNAPSHOTTER "$PWD/s.sock" "$PWD/snapshots" >snapshotter.log 2>&1 & snapshotter=$!
+for try in $(seq 300); do [ -S s.sock ] && break; sleep 0.1; done
 containerd --config config.toml >containerd.log 2>&1 & containerd=$!
 trap 'status=$?; kill $containerd $snapshotter; wait; [ $status = 0 ] || tail -n 20 snapshotter.log containerd.log >&2; exit $status' EXIT
 ctr() { command ctr --address c.sock "$@"; }
