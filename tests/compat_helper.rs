@@ -152,6 +152,13 @@ fn unionfs_fuse_chroot_is_where_branches_are() {
 }
 
 #[test]
+fn whiteouts_of_unionfs_fuse_are_warned_about() {
+    let scene = Scene::new(&[".unionfs/f_HIDDEN~=", "f=one"]);
+    let said = scene.ok("unionfs -o cow b0=RW:b1=RO m");
+    assert!(said.lines().count() == 1 && said.contains("\"b0\"") && said.contains("not read"), "{said}");
+}
+
+#[test]
 fn max_files_limits_the_server() {
     let scene = scene();
     scene.ok("unionfs -o cow,max_files=777 b0=RW:b1=RO m");

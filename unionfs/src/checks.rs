@@ -48,6 +48,11 @@ pub(crate) fn check(plan: &MountPlan) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether unionfs-fuse has kept record of deleted names in a branch (its manual, "Meta data").
+pub(crate) fn has_foreign_whiteouts(spec: &BranchSpec) -> bool {
+    spec.path.join(".unionfs").is_dir()
+}
+
 /// Whether what is mounted inside a branch shows in it: not where the branch gets a mount of its own.
 fn is_looked_through(plan: &MountPlan, spec: &BranchSpec) -> bool {
     let own_mount = capabilities(None).is_ok_and(|held| held.effective.contains(CapabilitySet::SYS_ADMIN));
