@@ -59,13 +59,13 @@ fn an_image_is_unpacked_and_run_on_the_union() {
             cat /etc/changed /etc/kept; ls /etc/gone 2>/dev/null || echo gone
             echo third > /etc/changed; rm /etc/kept; cat /etc/changed; ls /etc'
         top=$(ctr snapshots --snapshotter ours ls | awk '$2 ~ /^sha256/ {{print $1}}')
-        ctr snapshots --snapshotter ours view look $top; ctr snapshots --snapshotter ours mounts at look
+        ctr snapshots --snapshotter ours view --mounts look $top | grep -o 'fuse3.fuse-overlayfs'
         grep -c 'fuse.fuse-overlayfs' /proc/self/mounts || :"#
     ));
     let lines: Vec<_> = seen.lines().collect();
     assert_eq!(lines[..5], ["second", "kept", "gone", "third", "changed"], "{seen}");
     assert!(!lines[5..].contains(&"kept"), "{seen}");
-    assert!(seen.contains("mount -t fuse3.fuse-overlayfs overlay at -o lowerdir="), "{seen}");
+    assert!(lines[5..].contains(&"fuse3.fuse-overlayfs"), "{seen}");
     assert_eq!(lines.last(), Some(&"0"), "mounts were left: {seen}");
     assert!(fs::read_dir(scene.path("snapshots")).unwrap().count() >= 2);
 }
