@@ -8,7 +8,7 @@ use rustix::fs::{
     copy_file_range, fstat, ftruncate, ioctl_ficlone, mknodat, seek, symlinkat,
 };
 
-use super::read::saturate;
+use super::stat::saturate;
 use super::{Union, xattr};
 use crate::error::{At, Errno, Result};
 use crate::inode::{Located, Node};

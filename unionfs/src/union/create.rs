@@ -14,7 +14,8 @@ use rustix::fs::{
 use super::Union;
 use super::data::OpenFile;
 use super::placement::Seat;
-use super::read::{Seen, decode_device};
+use super::read::Seen;
+use super::stat::decode_device;
 use crate::branch::is_overlay_whiteout;
 use crate::dir::{DirBody, Found};
 use crate::error::{At, Errno, Error, Result};

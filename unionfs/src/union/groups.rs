@@ -18,7 +18,8 @@ use rustix::fs::{AtFlags, linkat, readlinkat, renameat, symlinkat, unlinkat};
 
 use super::Union;
 use super::hide::unlink_if_there;
-use super::read::{Seen, saturate};
+use super::read::Seen;
+use super::stat::saturate;
 use crate::error::Errno;
 use crate::inode::{BuildInoHasher, FileBody, Site};
 use crate::place::ShortName;

@@ -23,6 +23,7 @@ mod read;
 mod remove;
 mod rename;
 mod resolve;
+mod stat;
 mod udba;
 mod xattr;
 
@@ -53,8 +54,8 @@ pub use live::{InUse, LiveError};
 pub(crate) use origin::{ORIGINS, parse_origin};
 use path::{path_below, path_on};
 use placement::Placement;
-pub(crate) use read::decode_device;
 pub(crate) use resolve::absolute;
+pub(crate) use stat::decode_device;
 use udba::Watches;
 pub use udba::{Outside, Udba, read_events};
 pub(crate) use xattr::escaped;

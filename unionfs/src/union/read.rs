@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use rustix::fs::{Stat, fstatvfs};
+use rustix::fs::Stat;
 
 use super::Union;
 use super::groups::Group;
 use super::owners::branch_of;
+use super::stat::saturate;
 use super::udba::Udba;
 use crate::devices::alternative;
 use crate::dir::{DirBody, Found, Listing};
@@ -16,7 +17,7 @@ use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, FileBody, Link, Located, Node, Site};
 use crate::marks::{Format, Means, meaning};
 use crate::place::Place;
-use crate::types::{Attr, BranchIndex, DirEntry, Entry, FileKind, Ino, NAME_MAX, Name, StatFs, Time};
+use crate::types::{Attr, BranchIndex, DirEntry, Entry, FileKind, Ino, Name};
 
 /// How often an object that is copied up by another thread meanwhile is looked at again.
 const LOOKS: usize = 8;
@@ -54,27 +55,17 @@ impl Union {
             return Ok(None);
         }
         let dir = self.dir_node(dir)?;
-        for _ in 0..LOOKS {
-            let Some(found) = self.find_or_list(&dir, name)?.filter(|found| found.visible) else {
-                return Ok(None);
-            };
-            let body = self.read_body(&dir)?;
-            // Another thread may have changed the directory between the two locks.
-            match self.find(&dir, body.dir()?, name)? {
-                Some(now) if now == found => {}
-                _ => continue,
-            }
-            let seen = self.look(&dir, body.dir()?, name, &found)?;
-            if let Some(entry) = self.enter(&dir, name, &found, &seen, false) {
-                return Ok(Some(entry));
+        for look in 0..=LOOKS {
+            let body = self.searched_body(&dir)?;
+            let state = body.dir()?;
+            let Some(found) = self.find(&dir, state, name)?.filter(|found| found.visible) else { break };
+            let seen = self.look(&dir, state, name, &found)?;
+            let entry = self.enter(&dir, name, &found, &seen, look == LOOKS);
+            if entry.is_some() {
+                return Ok(entry);
             }
         }
-        let body = self.read_body(&dir)?;
-        let Some(found) = self.find(&dir, body.dir()?, name)?.filter(|found| found.visible) else {
-            return Ok(None);
-        };
-        let seen = self.look(&dir, body.dir()?, name, &found)?;
-        Ok(self.enter(&dir, name, &found, &seen, true))
+        Ok(None)
     }
 
     /// Names that belong to the format and are never a user's.
@@ -316,7 +307,11 @@ impl Union {
     }
 
     /// The directory's state for reading, its listing made.
-    fn listed_body<'a>(&self, dir: &'a Node, fresh: bool) -> Result<parking_lot::RwLockReadGuard<'a, Body>> {
+    pub(super) fn listed_body<'a>(
+        &self,
+        dir: &'a Node,
+        fresh: bool,
+    ) -> Result<parking_lot::RwLockReadGuard<'a, Body>> {
         let body = self.read_body(dir)?;
         // Where the branches may change, a listing is made anew each time it is begun.
         let again = fresh && self.options.udba == Udba::Reval;
@@ -332,71 +327,10 @@ impl Union {
         Ok(parking_lot::RwLockWriteGuard::downgrade(body))
     }
 
-    /// Space and inodes: those of the branch that new objects go to.
-    ///
-    /// # Errors
-    ///
-    /// What the branch said.
-    pub fn statfs(&self) -> Result<StatFs> {
-        let at = self.works.iter().position(Option::is_some).unwrap_or_default();
-        let told = fstatvfs(self.branches[at].root()).at("fstatvfs", super::index(at))?;
-        let small = |size: u64| u32::try_from(size).unwrap_or(u32::MAX);
-        Ok(StatFs {
-            blocks: told.f_blocks,
-            bfree: told.f_bfree,
-            bavail: told.f_bavail,
-            files: told.f_files,
-            ffree: told.f_ffree,
-            bsize: small(told.f_bsize),
-            frsize: small(told.f_frsize),
-            namelen: u32::try_from(NAME_MAX).unwrap_or(u32::MAX),
-        })
-    }
-
-    /// What stat(2) tells of an inode, as the union shows it.
-    pub(super) fn attr_of(&self, ino: Ino, stat: &Stat, nlink: u32) -> Attr {
-        let (uid, gid) = self.shown_ids(stat);
-        Attr {
-            ino: self.shown_ino(ino),
-            mode: stat.st_mode,
-            nlink,
-            uid,
-            gid,
-            rdev: encode_device(stat.st_rdev),
-            size: u64::try_from(stat.st_size).unwrap_or_default(),
-            blocks: u64::try_from(stat.st_blocks).unwrap_or_default(),
-            blksize: u32::try_from(stat.st_blksize).unwrap_or(4096),
-            atime: Time { sec: stat.st_atime, nsec: saturate(stat.st_atime_nsec) },
-            mtime: Time { sec: stat.st_mtime, nsec: saturate(stat.st_mtime_nsec) },
-            ctime: Time { sec: stat.st_ctime, nsec: saturate(stat.st_ctime_nsec) },
-        }
-    }
-
-    /// `st_ino` of a node.
-    fn shown_ino(&self, ino: Ino) -> u64 {
-        let raw = ino.get();
-        if self.options.ino32 { (raw ^ raw >> 32) & u64::from(u32::MAX) } else { raw }
-    }
-
     /// Fails for a directory that was removed while somebody still had it open.
     pub(super) fn must_be_alive(body: &DirBody) -> Result<()> {
         if body.is_dead() { Err(Error::rule("removed directory", Errno::NOENT)) } else { Ok(()) }
     }
-}
-
-pub(super) fn saturate(value: u64) -> u32 {
-    u32::try_from(value).unwrap_or(u32::MAX)
-}
-
-/// The kernel's 32-bit form of a device number (include/linux/kdev_t.h, `new_encode_dev`).
-fn encode_device(device: u64) -> u32 {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    minor & 0xff | major << 8 | (minor & !0xff) << 12
-}
-
-/// The device number in the kernel's 32-bit form (`new_decode_dev`).
-pub(crate) fn decode_device(encoded: u32) -> u64 {
-    rustix::fs::makedev((encoded & 0xf_ff00) >> 8, encoded & 0xff | (encoded >> 12) & 0xf_ff00)
 }
 
 /// Two directories never are one: what tells apart those that claim to be.

@@ -219,18 +219,16 @@ impl Union {
         Ok(found)
     }
 
-    /// As [`Self::find`], reading the directory whole once that is cheaper than asking again and again.
-    pub(super) fn find_or_list(&self, dir: &Node, name: Name<'_>) -> Result<Option<Found>> {
+    /// The directory's state to look a name up in: read whole once that is cheaper than asking again and again.
+    pub(super) fn searched_body<'a>(&self, dir: &'a Node) -> Result<RwLockReadGuard<'a, Body>> {
         let body = self.read_body(dir)?;
         let state = body.dir()?;
         let probes = self.options.udba == Udba::Reval || state.listing.is_some();
         if probes || state.probes.fetch_add(1, Ordering::Relaxed) < PROBES {
-            return self.find(dir, state, name);
+            return Ok(body);
         }
         drop(body);
-        let mut body = self.write_body(dir)?;
-        self.list(dir, body.dir_mut()?)?;
-        self.find(dir, body.dir()?, name)
+        self.listed_body(dir, false)
     }
 
     /// What one layer says of a name: its object, and whether a whiteout of the name lies there.
