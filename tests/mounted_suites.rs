@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Cases of pjdfstest that may fail on the mount and not on the directory below it.
-const PJDFSTEST_LIMIT: u32 = 10;
+const PJDFSTEST_LIMIT: u32 = 0;
 /// Operations of fsx on each of its files.
 const FSX_OPERATIONS: u32 = 20_000;
 
