@@ -29,6 +29,7 @@ build:
 check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked --profile $(PROFILE) -- -D warnings
+	scripts/semantics.sh
 	RUSTDOCFLAGS="-Dwarnings -Arustdoc::private_intra_doc_links" $(CARGO) doc --profile $(PROFILE) --workspace --no-deps --document-private-items --locked --quiet
 
 # TESTS narrows it down, in nextest's words: make test TESTS='-E "test(rename)"'
@@ -39,6 +40,7 @@ test:
 
 # The mounted tests again, in each way to move data and to get requests that this host offers.
 modes:
+	scripts/setup.sh
 	scripts/modes.sh
 
 demo:
@@ -54,7 +56,7 @@ bench:
 
 # Manual pages and completions, from the programs' own words.
 docs:
-	$(CARGO) run --quiet --locked --profile $(PROFILE) -p unionfs --example docs -- build/docs
+	$(CARGO) run --quiet --locked --profile $(PROFILE) -p uctr --example docs -- build/docs
 
 install: build docs
 	packaging/install.sh target/release build/docs $(PREFIX) $(DESTDIR)

@@ -33,6 +33,8 @@ install -m 644 "$docs"/man/*.8 "$at/share/man/man8/"
 ln -sf mount.unionfs.8 "$at/share/man/man8/mount.fuse.unionfs.8"
 ln -sf unionfs-mount.1 "$at/share/man/man1/fuse-overlayfs.1"
 ln -sf unionfs-mount.1 "$at/share/man/man1/unionfs-fuse.1"
-install -D -m 644 "$docs/completions/unionfs.bash" "$at/share/bash-completion/completions/unionfs"
-install -D -m 644 "$docs/completions/_unionfs" "$at/share/zsh/vendor-completions/_unionfs"
-install -D -m 644 "$docs/completions/unionfs.fish" "$at/share/fish/vendor_completions.d/unionfs.fish"
+for program in unionfs uctr; do
+    install -D -m 644 "$docs/completions/$program.bash" "$at/share/bash-completion/completions/$program"
+    install -D -m 644 "$docs/completions/_$program" "$at/share/zsh/vendor-completions/_$program"
+    install -D -m 644 "$docs/completions/$program.fish" "$at/share/fish/vendor_completions.d/$program.fish"
+done

@@ -1,6 +1,7 @@
 #!/bin/bash
 # pjdfstest.sh UNIONFS [LIMIT]: runs pjdfstest on a mount and on the plain directory below it, prints each case that
-# fails on the mount only, and exits 1 when those are more than LIMIT (default 0). OUT=DIR keeps both outputs.
+# fails on the mount only, and exits 1 when those are more than LIMIT (default 0). OUT=DIR keeps both outputs;
+# UNIONFS_TEST_OPTIONS are options for the mount.
 set -euo pipefail
 unionfs=$(readlink -f "${1:?usage: pjdfstest.sh UNIONFS [LIMIT]}"); limit=${2:-0}
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -37,7 +38,7 @@ run() {
 }
 
 run "$work/plain" plain
-"$unionfs" mount "$work/upper:$work/lower" "$work/mnt"
+"$unionfs" mount ${UNIONFS_TEST_OPTIONS:+-o "$UNIONFS_TEST_OPTIONS"} "$work/upper:$work/lower" "$work/mnt"
 # Inside a directory of the lower branch, so that the cases happen in a merged one.
 run "$work/mnt/dir" mount
 umount "$work/mnt"

@@ -16,7 +16,7 @@ tests="setfattr:attr setfacl:acl mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs strace
        qemu-system-x86_64:qemu-system-x86 setpriv:util-linux unshare:util-linux
        losetup:mount mkfs.ext4:e2fsprogs script:bsdutils pgrep:procps git:git
        podman:podman buildah:buildah runc:runc newuidmap:uidmap conmon:conmon
-       containerd:containerd /usr/lib/python3/dist-packages/grpc:python3-grpcio"
+       containerd:containerd unionfs-fuse:unionfs-fuse /usr/lib/python3/dist-packages/grpc:python3-grpcio"
 
 missing_packages() {
     local pair

@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::scene::Scene;
-use crate::support::branches::ls;
+use crate::support::branches::{TestTree, ls};
 
 fn scene() -> Scene {
     Scene::new(&["", "f=one", "g=two"])
@@ -50,7 +50,7 @@ fn words_of_kernel_overlay_are_understood() {
          ls m; umount m",
     );
     assert_eq!(seen, "f\ng\n");
-    for option in ["metacopy=on", "nfs_export=on", "verity=require", "redirect_dir=nofollow", "uuid=on"] {
+    for option in ["metacopy=maybe", "nfs_export=on", "verity=require", "redirect_dir=nofollow", "uuid=on"] {
         let output = scene
             .shell_output(&format!("mount -t unionfs -o lowerdir=b1,upperdir=b0,workdir=w,{option} none m"));
         let said = String::from_utf8_lossy(&output.stderr);
@@ -165,4 +165,35 @@ fn max_files_limits_the_server() {
     let limits = fs::read_to_string(format!("/proc/{}/limits", scene.server_pids()[0])).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     assert_eq!(line.split_whitespace().nth(3), Some("777"), "{line}");
+}
+
+/// Their paths together are much longer than the page that mount(2) takes as options and as a source.
+#[test]
+fn five_hundred_branches_mount_by_every_command_line() {
+    let tree = TestTree::build(501, 1, |index, root| fs::write(root.join(format!("f{index}")), "").unwrap());
+    let lower: Vec<_> = (1..=500).map(|at| tree.branch(at).display().to_string()).collect();
+    let (lower, upper, work) = (lower.join(":"), tree.branch(0).display().to_string(), tree.beside("w"));
+    let aufs = format!("br:{upper}=rw:{}=ro", lower.replace(':', "=ro:"));
+    let overlay = format!("lowerdir={lower},upperdir={upper},workdir={}", work.display());
+    let scene = Scene::over(tree);
+    let at = scene.path("m");
+    let at = at.display();
+    fs::write(scene.path("fstab"), format!("none {at} unionfs {aufs} 0 0\n")).unwrap();
+    assert!(lower.len() > 2 * 4096);
+    for mount in [
+        format!("mount -t unionfs -o {aufs} none m"),
+        format!("mount -t unionfs -o {overlay} none m"),
+        format!("mount -t fuse.unionfs -o {overlay} {lower} m"),
+        format!("mount -T fstab {at}"),
+        format!("unionfs mount -o {aufs} m"),
+        format!("fuse-overlayfs -o {overlay} m"),
+        format!("mount.fuse3 overlay {at} -o {overlay} -t fuse-overlayfs"),
+        format!("unionfs -o cow {upper}=RW:{lower} m"),
+    ] {
+        // As a user's process has it: few now, and 20,000 if it asks.
+        let seen = scene.shell(&format!(
+            "ulimit -Sn 1024; ulimit -Hn 20000; {mount}; ls m | wc -l; unionfs branches m | wc -l; touch m/f500; rm m/f7; ls m | wc -l; umount m; rm {upper}/.wh.f7 2>/dev/null || rm {upper}/f7; rm {upper}/f500"
+        ));
+        assert_eq!(seen, "501\n501\n500\n", "{}", &mount[..40]);
+    }
 }

@@ -314,6 +314,17 @@ fn every_other_option_of_its_table_is_accepted() {
 }
 
 #[test]
+fn allow_root_keeps_others_out() {
+    let scene = scene();
+    let other = "setpriv --reuid=65534 --regid=65534 --clear-groups cat m/f 2>&1 | grep -o denied";
+    let script = format!(
+        "chmod 755 .
+         fuse-overlayfs -o lowerdir=b1:b2,upperdir=b0,workdir=w,allow_root m; cat m/f; echo; {other}; cat m/f; umount m"
+    );
+    assert_eq!(scene.shell(&script), "one\ndenied\none");
+}
+
+#[test]
 fn a_user_without_rights_mounts_by_fusermount3() {
     let scene = Scene::over(crate::support::branches::TestTree::loose(&["", "f=one"]));
     let script = "chmod 755 . && chown -R 1:1 b0 b1 w m && mknod -m 666 .fuse c 10 229 && mount --bind .fuse /dev/fuse

@@ -46,7 +46,7 @@ fn the_package_installs_runs_and_removes_cleanly() {
            find /usr -path '*unionfs*' -o -name '*fuse-overlayfs*' -o -name '*uctr*' | sort > before
            dpkg -i --force-depends unionfs.deb >/dev/null
            dpkg --verify unionfs; unionfs --version; uctr --version | sed 's/ .*//'; fuse-overlayfs -V | head -n 1
-           for page in unionfs.1 unionfs-mount.1 mount.unionfs.8 mount.fuse.unionfs.8 fuse-overlayfs.1; do
+           for page in unionfs.1 unionfs-mount.1 mount.unionfs.8 mount.fuse.unionfs.8 fuse-overlayfs.1 uctr.1 uctr-run.1; do
                section=${page##*.}; test -s "$(readlink -f /usr/share/man/man$section/$page.gz)" || echo "no $page"
            done
            mount -t unionfs -o dirs=b0=rw:b1=ro none m; ls m; umount m
@@ -87,9 +87,14 @@ fn install_lays_out_programs_links_pages_and_completions_below_its_prefix() {
         "bin/uctr",
         "share/man/man1/unionfs.1",
         "share/man/man8/mount.unionfs.8",
+        "share/man/man1/uctr.1",
+        "share/man/man1/uctr-run.1",
         "share/bash-completion/completions/unionfs",
+        "share/bash-completion/completions/uctr",
         "share/zsh/vendor-completions/_unionfs",
         "share/fish/vendor_completions.d/unionfs.fish",
+        "share/zsh/vendor-completions/_uctr",
+        "share/fish/vendor_completions.d/uctr.fish",
     ] {
         assert!(root.join(path).exists(), "{path}");
     }
@@ -125,5 +130,20 @@ fn the_manual_tells_every_mount_option() {
         ] {
             assert!(text.contains(option), "{page} does not tell {option}");
         }
+    }
+}
+
+#[test]
+fn the_manual_tells_every_command_of_the_runtime() {
+    let scene = Scene::new(&[""]);
+    let docs = docs(&scene);
+    let help = Command::new(programs().join("uctr")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let commands = help.split("Commands:\n").nth(1).unwrap().lines().take_while(|line| !line.is_empty());
+    let commands: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"run") && commands.len() > 10, "{help}");
+    for command in commands.into_iter().filter(|command| *command != "help") {
+        let text = fs::read_to_string(docs.join(format!("man/uctr-{command}.1"))).unwrap();
+        assert!(text.contains(".SH SYNOPSIS"), "uctr-{command}(1) has no synopsis");
     }
 }

@@ -62,7 +62,8 @@ const OTHERS: &[Row] = &[
     ("mount.unionfs none absent -o dirs=b0=rw:b1", 32, "\"absent\""),
     ("mount.unionfs none m -o remount,ro", 32, "nothing is mounted there"),
     ("mount.unionfs none m -o remount,add:b2", 32, "not the root of a mounted union"),
-    ("mount.fuse.unionfs N m -o lowerdir=b1,metacopy=on", 1, "metacopy=on is not done"),
+    ("mount.fuse.unionfs N m -o lowerdir=b1,metacopy=maybe", 1, "write on or off"),
+    ("unionfs mount -o metacopy=on b0:b1 m", 1, "add format=overlay"),
 ];
 
 fn scene() -> Scene {

@@ -16,6 +16,8 @@ mod load;
 mod paths;
 #[path = "images/random.rs"]
 mod random;
+#[path = "images/save.rs"]
+mod save;
 #[path = "images/store.rs"]
 mod store;
 #[path = "support/images.rs"]

@@ -55,18 +55,6 @@ fn find(layers: &[Layer], parts: &[usize], path: &Path) -> Vec<usize> {
     found
 }
 
-/// Sets each object's `nlink` to how many of its layer's names for it the merged tree does not show.
-///
-/// A union counts these: only a walk of all layers could tell that they are hidden.
-fn count_hidden_links(layers: &[Layer], merged: &mut Tree) {
-    let ids: Vec<u64> = merged.values().map(|node| node.id).collect();
-    for node in merged.values_mut() {
-        let layer = &layers[usize::try_from(node.id >> 32).expect("a layer's index")];
-        let names = layer.nodes.values().filter(|other| other.id == node.id & 0xffff_ffff).count();
-        node.nlink = (names - ids.iter().filter(|id| **id == node.id).count()) as u64;
-    }
-}
-
 fn identified(layers: &[Layer], layer: usize, path: &Path) -> Node {
     let node = &layers[layer].nodes[path];
     Node { id: node.id + ((layer as u64) << 32), ..node.clone() }
@@ -85,13 +73,13 @@ impl Model {
     /// The tree that a union of these layers shows.
     pub(crate) fn new(layers: &[Layer]) -> Self {
         let mut merged = merge(layers);
-        count_hidden_links(layers, &mut merged);
+        merged.values_mut().for_each(|node| node.nlink = 0);
         // Mounting makes the union's own directory in the branch's root, and so sets that one time.
         merged.entry(PathBuf::new()).and_modify(|root| root.mtime = None);
         Self::of(merged)
     }
 
-    /// The same tree where it lies in a plain directory, which has no layers that could hide links.
+    /// The same tree where it lies in a plain directory.
     pub(crate) fn plain(layers: &[Layer]) -> Self {
         let mut merged = merge(layers);
         merged.values_mut().for_each(|node| node.nlink = 0);
@@ -119,6 +107,66 @@ impl Model {
         self.open.iter().map(|(slot, id)| (*slot, self.inodes[id].content.clone())).collect()
     }
 
+    /// Which files are held open.
+    pub(crate) fn open_slots(&self) -> impl Iterator<Item = Slot> {
+        self.open.keys().copied()
+    }
+
+    /// Closes the files that are held open.
+    pub(crate) fn close(&mut self) {
+        self.open.clear();
+    }
+
+    /// Takes over a tree that is not the model's to foresee. `known` tells by `st_ino` which object was there before.
+    pub(crate) fn adopt(&mut self, tree: &Tree, known: impl Fn(u64) -> Option<u64>) {
+        let mut ids: BTreeMap<u64, u64> = BTreeMap::new();
+        for node in tree.values() {
+            ids.entry(node.id).or_insert_with(|| {
+                self.next += 1;
+                known(node.id).unwrap_or(self.next)
+            });
+        }
+        self.names = tree.iter().map(|(path, node)| (path.clone(), ids[&node.id])).collect();
+        for node in tree.values() {
+            let id = ids[&node.id];
+            let links = self.names.values().filter(|other| **other == id).count() as u64;
+            self.inodes.insert(id, Node { id, nlink: node.nlink.wrapping_sub(links), ..node.clone() });
+        }
+        self.forget_time(Path::new(""));
+    }
+
+    /// Whether an object of this number can still be met.
+    pub(crate) fn has(&self, id: u64) -> bool {
+        self.names.values().chain(self.open.values()).any(|other| *other == id)
+    }
+
+    /// Nobody can know the time of this object's last change.
+    pub(crate) fn forget_time(&mut self, path: &Path) {
+        if let Ok(node) = self.node_mut(path) {
+            node.mtime = None;
+        }
+    }
+
+    /// Forgets the times of the directories of these names and above them; of all directories, if there is no name.
+    pub(crate) fn forget_times_above(&mut self, paths: &[&Path]) {
+        let above = |dir: &PathBuf| paths.is_empty() || paths.iter().any(|path| path.starts_with(dir));
+        let dirs: Vec<PathBuf> = self.names.keys().filter(|name| above(name)).cloned().collect();
+        for dir in &dirs {
+            if self.is_dir(dir) {
+                self.forget_time(dir);
+            }
+        }
+    }
+
+    /// Forgets the times that `other` does not know.
+    pub(crate) fn forget_times_as(&mut self, other: &Self) {
+        for (id, node) in &mut self.inodes {
+            if other.inodes.get(id).is_none_or(|other| other.mtime.is_none()) {
+                node.mtime = None;
+            }
+        }
+    }
+
     fn is_dir(&self, path: &Path) -> bool {
         self.get(path).is_some_and(|node| node.kind == FileKind::Directory)
     }
@@ -134,8 +182,8 @@ impl Model {
 
     /// A name came or went: nobody can know the directory's time of change any more.
     fn touch_parent(&mut self, path: &Path) {
-        if let Some(Ok(parent)) = path.parent().map(|parent| self.node_mut(parent)) {
-            parent.mtime = None;
+        if let Some(parent) = path.parent() {
+            self.forget_time(parent);
         }
     }
 
@@ -295,7 +343,7 @@ impl Subject for Model {
                 Ok(())
             }
             Action::Remount => {
-                self.open.clear();
+                self.close();
                 Ok(())
             }
         }
@@ -304,7 +352,10 @@ impl Subject for Model {
     fn tree(&mut self) -> Tree {
         let mut links: BTreeMap<u64, u64> = BTreeMap::new();
         self.names.values().for_each(|id| *links.entry(*id).or_default() += 1);
-        let node = |id: &u64| Node { nlink: links[id] + self.inodes[id].nlink, ..self.inodes[id].clone() };
+        let node = |id: &u64| Node {
+            nlink: links[id].wrapping_add(self.inodes[id].nlink),
+            ..self.inodes[id].clone()
+        };
         self.names.iter().map(|(path, id)| (path.clone(), node(id))).collect()
     }
 

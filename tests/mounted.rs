@@ -14,18 +14,30 @@ mod data;
 mod differential;
 #[path = "mounted_directories.rs"]
 mod directories;
+#[path = "mounted_disks.rs"]
+mod disks;
 #[path = "mounted_faults.rs"]
 mod faults;
+#[path = "mounted_follow.rs"]
+mod follow;
 #[path = "mounted_formats.rs"]
 mod formats;
+#[path = "mounted_identity.rs"]
+mod identity;
 #[path = "mounted_locks.rs"]
 mod locks;
+#[path = "mounted_metacopy.rs"]
+mod metacopy;
+#[path = "mounted_metacopy_faults.rs"]
+mod metacopy_faults;
 #[path = "mounted_metadata.rs"]
 mod metadata;
 #[allow(dead_code, reason = "the core's tests use the rest of it")]
 mod model;
 #[path = "mounted_names.rs"]
 mod names;
+#[path = "mounted_onefile.rs"]
+mod onefile;
 #[path = "mounted_suites.rs"]
 mod suites;
 mod support;

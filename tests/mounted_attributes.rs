@@ -1,11 +1,13 @@
 //! Extended attributes and what lives in them: ACLs, capabilities.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{CWD, FileType, XattrFlags, mknodat};
 use rustix::io::Errno;
 
 use crate::support::branches::TestTree;
@@ -68,6 +70,50 @@ fn acls_decide_are_inherited_and_survive_copy_up() {
         assert!(told("d/sub").contains("default:user:1000:rwx"), "{round}: {}", told("d/sub"));
         assert_eq!((mode(&c, "d/new"), mode(&c, "d/sub")), (0o660, 0o770), "{round}");
         c.remount();
+    }
+}
+
+#[test]
+fn default_acls_are_inherited_as_on_ext4() {
+    const DEFAULTS: [&str; 4] = [
+        "u::rwx,g::rx,o::-",
+        "u:1000:rwx,g::rx,o::-",
+        "u::rx,g:7:rw,m::r,o::x",
+        "g::-,u:1000:-,u:1001:rwx,o::r",
+    ];
+    for acl in DEFAULTS {
+        let c = TestMount::new(&["", "d/x="]);
+        let plain = c.tree().beside("plain");
+        fs::create_dir(&plain).unwrap();
+        chmod(c.path("d"), 0o755);
+        chmod(&plain, 0o755);
+        let told = [plain, c.path("d")].map(|dir| {
+            host_ok("setfacl", &["-d".as_ref(), "-m".as_ref(), acl.as_ref(), dir.as_os_str()]);
+            make_some_of_each_mode(&dir);
+            Command::new("getfacl").args(["-Rpn", "."]).current_dir(&dir).output().unwrap().stdout
+        });
+        let [plain, ours] = told.map(|text| {
+            let text = String::from_utf8(text).unwrap();
+            let objects = text.split_terminator("\n\n").filter(|object| !object.starts_with("# file: ./x\n"));
+            objects.map(str::to_owned).collect::<BTreeSet<_>>()
+        });
+        assert_eq!(plain.len(), 1 + 3 * 5 * 4, "the directory, and what was made: {plain:?}");
+        assert_eq!(ours, plain, "{acl}");
+    }
+}
+
+/// Files, directories and fifos of several modes and umasks in a directory.
+fn make_some_of_each_mode(dir: &Path) {
+    for mask in [0o022, 0o077, 0o000] {
+        let umask = Umask::set(mask);
+        for mode in [0o666, 0o600, 0o755, 0o2775, 0o000] {
+            let at = |kind: &str| dir.join(format!("{kind}-{mode:o}-{mask:o}"));
+            drop(OpenOptions::new().write(true).create_new(true).mode(mode).open(at("file")).unwrap());
+            fs::DirBuilder::new().mode(mode).create(at("dir")).unwrap();
+            fs::write(at("dir").join("below"), "").unwrap();
+            mknodat(CWD, at("fifo"), FileType::Fifo, mode.into(), 0).unwrap();
+        }
+        drop(umask);
     }
 }
 

@@ -112,6 +112,17 @@ fn a_file_that_finds_its_branch_full_moves_on_when_asked() {
     }
 }
 
+/// The kernel knew it by the same number and the same size, and went on showing the copy's pages.
+#[test]
+fn a_file_whose_copy_goes_with_its_branch_shows_what_lies_below() {
+    let c = loose(&["", "f=below g=>f"], &["rw", "ro"], "udba=none");
+    fs::write(c.path("f"), "above").unwrap();
+    // The other name keeps the inode in the kernel's memory.
+    assert_eq!((c.read("f"), c.read("g")), ("above".into(), "above".into()));
+    change(&c, &["del", &text(c.tree().branch(0))]).unwrap();
+    assert_eq!(c.read("f"), "below");
+}
+
 #[test]
 fn branches_are_added_and_removed_while_mounted() {
     let tree = TestTree::new(&["", "f=old d/x=1 only=1"]);
@@ -143,6 +154,51 @@ fn branches_are_added_and_removed_while_mounted() {
         ("d f only".into(), "x y".into(), "old".into())
     );
     assert_eq!(fs::read_to_string(extra.join("d/y")).unwrap(), "new", "a lower branch is never written");
+}
+
+/// With more directories below than the server keeps open.
+#[test]
+fn five_hundred_branches_are_one_tree_and_change_while_mounted() {
+    const DIRS: usize = 10;
+    let tree = TestTree::build(501, 1, |index, root| {
+        for dir in 0..DIRS {
+            fs::create_dir(root.join(format!("d{dir}"))).unwrap();
+        }
+        fs::write(root.join(format!("d{}/f{index}", index % DIRS)), format!("of {index}")).unwrap();
+        fs::write(root.join("all"), format!("of {index}")).unwrap();
+    });
+    let extra = tree.beside("extra");
+    fs::create_dir_all(extra.join("d0")).unwrap();
+    fs::write(extra.join("d0/extra"), "extra").unwrap();
+    fs::write(extra.join("all"), "of extra").unwrap();
+    let mut c = TestMount::over(tree, &[]);
+    let branches = |c: &TestMount| {
+        let listed = String::from_utf8(run(&["branches", c.root().to_str().unwrap()]).stdout).unwrap();
+        listed.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let count = |c: &TestMount, dir: usize| fs::read_dir(c.path(format!("d{dir}"))).unwrap().count();
+    let walk = |c: &TestMount| (0..DIRS).map(|dir| count(c, dir)).sum::<usize>();
+    assert_eq!((walk(&c), c.read("all"), c.read("d9/f499")), (501, "of 0".into(), "of 499".into()));
+    fs::write(c.path("d0/f500"), "changed").unwrap();
+    fs::remove_dir_all(c.path("d1")).unwrap();
+    fs::rename(c.path("d2"), c.path("d2-moved")).unwrap();
+    assert_eq!(ls(&c.path("d2-moved")).split(' ').count(), 50);
+    fs::rename(c.path("d2-moved"), c.path("d2")).unwrap();
+
+    // At the bottom and under the top, where it is seen and where it is hidden.
+    for (place, all) in [("1", "of 0"), ("501", "of 0"), ("0", "of extra")] {
+        change(&c, &["add", place, &text(&extra)]).unwrap();
+        assert_eq!(
+            (branches(&c).len(), c.read("d0/extra"), c.read("all")),
+            (502, "extra".into(), all.into())
+        );
+        assert_eq!(branches(&c)[place.parse::<usize>().unwrap()], format!("{}=ro+wh", extra.display()));
+        change(&c, &["del", &text(&extra)]).unwrap();
+        assert!(branches(&c).len() == 501 && !c.path("d0/extra").exists());
+    }
+    c.remount();
+    fs::create_dir(c.path("d1")).unwrap();
+    assert_eq!((walk(&c), c.read("d0/f500")), (451, "changed".into()));
 }
 
 #[test]
@@ -235,4 +291,43 @@ fn without_udba_a_changed_branch_never_breaks_the_union() {
     }
     fs::write(c.path("new"), "works").unwrap();
     assert_eq!(c.read("new"), "works");
+}
+
+#[test]
+fn branches_are_told_however_long_their_paths() {
+    let tree = TestTree::new(&["", "a=1"]);
+    let long: Vec<_> = (0..400).map(|at| tree.beside(&format!("{at:0>200}"))).collect();
+    long.iter().for_each(|path| fs::create_dir(path).unwrap());
+    let list = [tree.list()].into_iter().chain(long.iter().map(|path| format!("{}=ro", path.display())));
+    let list = list.collect::<Vec<_>>().join(":");
+    let root = tree.beside("mnt");
+    fs::create_dir(&root).unwrap();
+    let root = root.to_str().unwrap();
+    run(&["mount", &list, root]);
+    let told = run(&["branches", root]).stdout;
+    run(&["del", root, long[399].to_str().unwrap()]);
+    let left = run(&["branches", root]).stdout;
+    run(&["umount", root]);
+    let told = String::from_utf8(told).unwrap().replace('\n', ":");
+    assert!(told.len() > 65536, "an attribute would have held it");
+    assert_eq!(told.trim_end_matches(':'), list);
+    assert_eq!(left.iter().filter(|&&byte| byte == b'\n').count(), 401);
+}
+
+#[test]
+fn branches_of_a_read_only_mount_change_too() {
+    let tree = TestTree::build(3, 0, |index, root| fs::write(root.join(format!("f{index}")), "1").unwrap());
+    let (root, more) = (tree.beside("mnt"), tree.branch(2).display().to_string());
+    fs::create_dir(&root).unwrap();
+    let mount = root.to_str().unwrap();
+    let list = format!("{}=ro:{}=ro", tree.branch(0).display(), tree.branch(1).display());
+    assert!(run(&["mount", &list, mount]).status.success());
+    let added = run(&["add", mount, "0", &format!("{more}=ro")]);
+    let (seen, refused) = (ls(&root), run(&["del", mount, "/nowhere"]));
+    let removed = run(&["del", mount, &more]);
+    let left = ls(&root);
+    run(&["umount", mount]);
+    assert!(added.status.success() && removed.status.success(), "{added:?} {removed:?}");
+    assert_eq!((seen.as_str(), left.as_str()), ("f0 f1 f2", "f0 f1"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("/nowhere"), "{refused:?}");
 }

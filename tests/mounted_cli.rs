@@ -273,3 +273,49 @@ fn servers_of(root: &Path) -> usize {
     let wanted = root.as_os_str().as_bytes();
     processes.filter(|line| line.split(|byte| *byte == 0).any(|word| word == wanted)).count()
 }
+
+#[test]
+fn stats_tell_operations_caches_memory_and_the_data_mode() {
+    let mount = TestMount::new(&["", "d/f=f d/g=g"]);
+    for name in ["d/f", "d/g"] {
+        assert_eq!(fs::read(mount.path(name)).unwrap().len(), 1);
+        assert!(fs::metadata(mount.path(format!("{name}-absent"))).is_err());
+    }
+    ls(&mount.path("d"));
+    let root = mount.root();
+    let root = root.to_str().unwrap();
+    let stats: serde_json::Value = serde_json::from_str(&ok(run(&["stats", "--json", root]))).unwrap();
+    let lookup = stats["ops"].as_array().unwrap().iter().find(|op| op["op"] == "LOOKUP").unwrap();
+    assert!(lookup["count"].as_u64() >= Some(5), "{lookup}");
+    assert!(lookup["p50_us"].as_u64() <= lookup["p99_us"].as_u64(), "{lookup}");
+    assert!(stats["nodes"].as_u64() >= Some(4) && stats["rss_kib"].as_u64() > Some(500), "{stats}");
+    assert!(["stateless", "passthrough"].iter().any(|mode| stats["io"] == *mode), "{stats}");
+    let caches = stats["caches"].as_array().unwrap();
+    let asked =
+        |cache: &serde_json::Value| cache["hits"].as_u64().unwrap() + cache["misses"].as_u64().unwrap();
+    let names: Vec<_> = caches.iter().map(|cache| cache["cache"].as_str().unwrap()).collect();
+    assert_eq!(names, ["listings", "directory descriptors", "file descriptors"]);
+    assert!(caches.iter().all(|cache| asked(cache) > 0), "{stats}");
+    assert!(caches[1]["hits"].as_u64() > Some(0), "a directory is opened once: {stats}");
+    let table = ok(run(&["stats", root]));
+    for word in ["data mode", "LOOKUP", "p99", "file descriptors", "%"] {
+        assert!(table.contains(word), "no {word} in:\n{table}");
+    }
+}
+
+#[test]
+fn stats_are_told_again_and_again_when_watched() {
+    use std::io::{BufRead, BufReader};
+    let mount = TestMount::new(&["", "f=f"]);
+    let mut watch = std::process::Command::new(env!("CARGO_BIN_EXE_unionfs"))
+        .args(["stats", "--json", "--watch"])
+        .arg(mount.root())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let told: Vec<_> = lines.take(2).map(|line| line.unwrap().starts_with('{')).collect();
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    assert_eq!(told, [true, true]);
+}

@@ -6,7 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, ch
 use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{OFlags, XattrFlags};
+use rustix::io::Errno;
 use rustix::mm::MapFlags;
 
 use crate::support::branches::TestTree;
@@ -262,18 +263,33 @@ fn a_lower_file_opened_for_reading_then_unlinked_can_be_read() {
 #[test]
 fn a_running_program_cannot_be_written() {
     let busybox = host_ok("sh", &["-c".as_ref(), "command -v busybox".as_ref()]);
-    let tree = TestTree::build(2, 1, |index, root| {
-        if index == 1 {
-            fs::copy(busybox.trim(), root.join("program")).unwrap();
-        }
-    });
-    let c = TestMount::over(tree, &[]);
-    let mut child = Command::new(c.path("program")).args(["sleep", "60"]).spawn().unwrap();
-    let error = OpenOptions::new().write(true).open(c.path("program")).map(drop).unwrap_err();
+    for mode in ["io=stateless", "io=passthrough"] {
+        let tree = TestTree::build(2, 1, |index, root| {
+            if index == 1 {
+                fs::copy(busybox.trim(), root.join("busybox-lower")).unwrap();
+            }
+        });
+        let c = TestMount::over(tree, &["-o", mode]);
+        fs::copy(c.path("busybox-lower"), c.path("busybox-upper")).unwrap();
+        ["busybox-lower", "busybox-upper"].iter().for_each(|name| run_and_write(&c.path(name)));
+    }
+}
+
+/// Each way to open a program for a change is refused while it runs, and has changed nothing; then it is not.
+fn run_and_write(program: &Path) {
+    let content = fs::read(program).unwrap();
+    let open = |flags| rustix::fs::open(program, flags, rustix::fs::Mode::empty()).map(drop);
+    let mut child = Command::new(program).args(["sleep", "60"]).spawn().unwrap();
+    for flags in
+        [OFlags::WRONLY, OFlags::RDWR, OFlags::RDONLY | OFlags::TRUNC, OFlags::WRONLY | OFlags::TRUNC]
+    {
+        assert_eq!(open(flags), Err(Errno::TXTBSY), "{program:?} {flags:?}");
+    }
+    assert!(fs::read(program).unwrap() == content, "{program:?} has changed");
+    assert_eq!(child.try_wait().unwrap(), None, "{program:?} runs no more");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(error.raw_os_error(), Some(libc::ETXTBSY));
-    OpenOptions::new().write(true).open(c.path("program")).unwrap();
+    open(OFlags::WRONLY).unwrap();
 }
 
 #[test]

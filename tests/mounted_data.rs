@@ -116,6 +116,17 @@ fn fallocate_does_what_ext4_does() {
     }
 }
 
+/// These two move what follows; FUSE has no message for them (`fuse_file_fallocate` in `fs/fuse/file.c`).
+#[test]
+fn fallocate_that_moves_data_is_refused_and_changes_nothing() {
+    let c = lower_file(&[b'x'; 4 * PAGE]);
+    for mode in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE] {
+        let result = fallocate(update(&c, "f"), mode, 0, PAGE as u64);
+        assert_eq!(result, Err(Errno::OPNOTSUPP), "{mode:?}");
+    }
+    assert!(fs::read(c.path("f")).unwrap() == [b'x'; 4 * PAGE]);
+}
+
 #[test]
 fn data_and_holes_are_found_where_they_are() {
     let tree = TestTree::build(2, 1, |index, root| {

@@ -45,15 +45,13 @@ fn list(dir: &File, mut between: impl FnMut(usize)) -> Vec<(Vec<u8>, u64)> {
 }
 
 #[test]
-fn ten_thousand_entries_are_each_listed_once() {
-    let c = TestMount::over(many(10_000), &[]);
+fn a_hundred_thousand_entries_are_each_listed_once() {
+    let c = TestMount::over(many(100_000), &[]);
     for round in 0..2 {
         let names = list(&File::open(c.path("d")).unwrap(), |_| ());
         let unique: BTreeSet<_> = names.iter().map(|(name, _)| name).collect();
-        assert_eq!((names.len(), unique.len()), (10_002, 10_002), "round {round}: with . and ..");
+        assert_eq!((names.len(), unique.len()), (100_002, 100_002), "round {round}: with . and ..");
     }
-    fs::remove_dir_all(c.path("d")).unwrap();
-    assert!(!c.path("d").exists());
 }
 
 #[test]
@@ -80,7 +78,7 @@ fn entries_that_stay_are_listed_once_while_others_come_and_go() {
 
 #[test]
 fn deleting_while_listing_deletes_all() {
-    let c = TestMount::over(many(3_000), &[]);
+    let c = TestMount::over(many(10_000), &[]);
     let dir = c.path("d");
     for entry in fs::read_dir(&dir).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();

@@ -12,10 +12,10 @@ use crate::support::mount::TestMount;
 use crate::support::tree::{Tree, difference, read_tree};
 
 /// A kernel overlay mount that goes with its guard.
-struct Overlay(PathBuf);
+pub(crate) struct Overlay(PathBuf);
 
 impl Overlay {
-    fn new(at: &Path, lowers: &[&Path], upper: &Path, work: &Path) -> Self {
+    pub(crate) fn new(at: &Path, lowers: &[&Path], upper: &Path, work: &Path) -> Self {
         fs::create_dir_all(at).unwrap();
         let lowers: Vec<_> = lowers.iter().map(|lower| lower.display().to_string()).collect();
         let data = format!(
@@ -69,7 +69,7 @@ fn change(root: &Path) {
 }
 
 /// What a user sees. The kernel's overlay does not know our records and shows them to root.
-fn seen(root: &Path) -> Tree {
+pub(crate) fn seen(root: &Path) -> Tree {
     let mut tree = read_tree(root);
     for node in tree.values_mut() {
         node.xattrs.retain(|name, _| !name.to_string_lossy().contains("unionfs.origin"));

@@ -1,6 +1,8 @@
 //! The offline tools on uppers that real mounts wrote. Root, /dev/fuse and kernel overlay are required.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+#[path = "tools_adopt.rs"]
+mod adopt;
 #[path = "tools_check.rs"]
 mod check;
 #[path = "tools_convert.rs"]

@@ -327,19 +327,6 @@ fn with_index() -> (TestMount, u64) {
 }
 
 #[test]
-fn a_wrong_count_of_links_is_corrected() {
-    let (mount, ino) = with_index();
-    let count = mount.upper(format!(".wh..wh.work/links/{ino}.n"));
-    fs::remove_file(&count).unwrap();
-    std::os::unix::fs::symlink("1", &count).unwrap();
-    let finding = format!("U/.wh..wh.work/links/{ino}.n: wrong count of hard links: 1 recorded, 2 found");
-    assert_eq!(check(mount.tree(), &[]), (vec![format!("{finding} [with --repair: count corrected]")], 1));
-    assert_eq!(check(mount.tree(), &["--repair"]), (vec![format!("{finding} [count corrected]")], 1));
-    assert_eq!(check(mount.tree(), &[]), (Vec::new(), 0));
-    assert_eq!(fs::read_link(&count).unwrap(), Path::new("2"));
-}
-
-#[test]
 fn an_orphaned_copy_is_kept_in_lost_and_found() {
     let (mount, ino) = with_index();
     fs::remove_file(mount.upper("one")).unwrap();

@@ -110,26 +110,37 @@ fn converting_again_changes_nothing() {
     }
 }
 
-/// Runs a conversion that is killed at the `when`th call of a system call; true if it came to its end.
-fn killed(upper: &str, to: &str, call: &str, when: u32) -> bool {
-    let inject = format!("inject={call}:signal=KILL:when={when}");
-    let trace = format!("trace={call}");
+/// How a conversion ended that strace struck.
+pub(crate) enum Struck {
+    /// There is no such call any more; it went through.
+    Missed,
+    /// It was killed.
+    Killed,
+    /// It went on, and says what it says.
+    Output(Output),
+}
+
+/// Runs a conversion that is struck at the `when`th call of a system call: `how` is strace(1)'s word.
+pub(crate) fn strike(arguments: &[&str], call: &str, how: &str, when: u32) -> Struck {
+    let (inject, trace) = (format!("inject={call}:{how}:when={when}"), format!("trace={call}"));
+    let log = tempfile::NamedTempFile::new().unwrap();
     let mut command = Command::new("strace");
-    command.args(["-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject]);
-    command.args([env!("CARGO_BIN_EXE_unionfs"), "convert", "--to", to, upper]);
+    command.args(["-qq", "-o", log.path().to_str().unwrap(), "-e", &trace, "-e", &inject]);
+    command.args([env!("CARGO_BIN_EXE_unionfs"), "convert"]).args(arguments);
     let output: Output =
         command.output().unwrap_or_else(|error| panic!("strace: {error}: run scripts/setup.sh"));
-    match output.status.signal() {
-        Some(9) => false,
-        _ => {
-            ok(output);
-            true
-        }
+    if output.status.signal() == Some(9) {
+        Struck::Killed
+    } else if fs::read_to_string(log.path()).unwrap().contains("(INJECTED)") {
+        Struck::Output(output)
+    } else {
+        ok(output);
+        Struck::Missed
     }
 }
 
 /// The system calls that change anything.
-const CHANGES: [&str; 11] = [
+pub(crate) const CHANGES: [&str; 11] = [
     "mknodat",
     "renameat",
     "unlinkat",
@@ -143,28 +154,55 @@ const CHANGES: [&str; 11] = [
     "utimensat",
 ];
 
+/// The system calls that open.
+const OPENS: [&str; 1] = ["openat"];
+
 #[test]
 fn a_conversion_to_overlay_killed_anywhere_can_be_finished() {
-    kill_everywhere("overlay", "aufs");
+    assert!(strike_everywhere("overlay", "aufs", "signal=KILL", &CHANGES) > 60);
 }
 
 #[test]
 fn a_conversion_to_aufs_killed_anywhere_can_be_finished() {
-    kill_everywhere("aufs", "overlay");
+    assert!(strike_everywhere("aufs", "overlay", "signal=KILL", &CHANGES) > 60);
 }
 
-/// Kills a conversion at each call that changes anything, looks at what is left, and finishes it.
-fn kill_everywhere(to: &str, from: &str) {
+#[test]
+fn a_conversion_to_overlay_that_fails_anywhere_says_so_and_can_be_finished() {
+    for (errno, calls) in [("ENOSPC", &CHANGES[..]), ("EDQUOT", &CHANGES), ("EMFILE", &OPENS)] {
+        assert!(strike_everywhere("overlay", "aufs", &format!("error={errno}"), calls) > 20);
+    }
+}
+
+#[test]
+fn a_conversion_to_aufs_that_fails_anywhere_says_so_and_can_be_finished() {
+    for errno in ["EIO", "ENOMEM"] {
+        assert!(strike_everywhere("aufs", "overlay", &format!("error={errno}"), &CHANGES) > 20);
+    }
+}
+
+/// Strikes a conversion at each of these calls in turn, looks at what is left, and finishes it; tells how many ended
+/// early.
+fn strike_everywhere(to: &str, from: &str, how: &str, calls: &[&str]) -> usize {
     let scene = Scene::over_kernel_marks();
     let upper = scene.tree().branch(0);
     ok(run(&["convert", "--to", from, &scene.upper()]));
-    let mut kills = 0;
-    for call in CHANGES {
+    let mut ended = 0;
+    for call in calls {
         for when in 1.. {
-            let ended = killed(&scene.upper(), to, call, when);
-            let case = format!("--to {to}, killed at {call} {when}");
-            if !ended {
-                kills += 1;
+            let struck = strike(&["--to", to, &scene.upper()], call, how, when);
+            let case = format!("--to {to}, {how} at {call} {when}");
+            let early = match &struck {
+                Struck::Missed => false,
+                Struck::Killed => true,
+                Struck::Output(output) => {
+                    let said = String::from_utf8_lossy(&output.stderr);
+                    assert!(output.status.success() || said.lines().count() == 1, "{case}: {said}");
+                    !output.status.success()
+                }
+            };
+            if early {
+                ended += 1;
                 check_interrupted(&case, &scene, upper, from, to);
                 ok(run(&["convert", "--to", to, &scene.upper()]));
             }
@@ -174,12 +212,12 @@ fn kill_everywhere(to: &str, from: &str) {
             let left = if to == "overlay" { has_aufs_marks(upper) } else { has_overlay_marks(upper) };
             assert!(!left, "{case}: old marks are left");
             ok(run(&["convert", "--to", from, &scene.upper()]));
-            if ended {
+            if matches!(struck, Struck::Missed) {
                 break;
             }
         }
     }
-    assert!(kills > 60, "only {kills} places to be killed at");
+    ended
 }
 
 /// After a kill the upper reads the same: with the format it had or will have, or, half done, as aufs only.

@@ -164,3 +164,15 @@ fn umoci_and_skopeo_take_the_layer() {
     sh("skopeo", &["--insecure-policy", "copy", "--quiet", &format!("oci:{image}"), &copied]);
     assert!(sh("skopeo", &["inspect", &copied]).contains("\"Layers\""));
 }
+
+#[test]
+fn content_that_lies_below_needs_the_lower_branches() {
+    let tree = crate::support::branches::TestTree::new(&["", "f=text"]);
+    let mut mount = TestMount::over(tree, &["-o", "format=overlay,metacopy=on"]);
+    fs::set_permissions(mount.path("f"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(mount.unmount().success());
+    let output = run(&["export", mount.upper("").to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("name all of them with --lower"), "{said}");
+    ok(run(&["diff", mount.upper("").to_str().unwrap()]));
+}

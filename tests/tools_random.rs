@@ -15,9 +15,9 @@ use unionfs::{BranchSpec, Format, Options};
 
 use crate::diff::compare;
 use crate::model::Model;
-use crate::support::branches::TestTree;
+use crate::support::branches::{Ground, TestTree};
 use crate::support::layer::Marks;
-use crate::support::ops::{Action, Subject as _};
+use crate::support::ops::{Action, Subject as _, op};
 use crate::support::search::{Case, case, cases, search};
 use crate::support::tree::{Tree, difference};
 use crate::support::unmounted::{Core, Memory};
@@ -37,7 +37,7 @@ impl History {
         let mut layers = case.layers();
         layers[0] = crate::support::layer::Layer::from_steps(&[], 0);
         let marks = if format == Format::Aufs { Marks::Aufs } else { Marks::Overlay };
-        let tree = TestTree::from_layers(&layers, |at| at == 0, &[marks]);
+        let tree = TestTree::from_layers(Ground::Disk, &layers, |at| at == 0, &[marks]);
         let base = Model::new(&layers).tree();
         let mut model = Model::new(&layers);
         let options = Options { volatile: true, format, ..Options::default() };
@@ -73,7 +73,7 @@ impl History {
 /// Each random history in each format.
 fn with_histories(test: impl Fn(&History) -> Result<(), String>) {
     for format in [Format::Aufs, Format::Overlay] {
-        search(cases(60), case(1..=3, 40), |case| {
+        search(cases(60), case(1..=3, op(), 40), |case| {
             let history = History::new(case, format);
             test(&history)?;
             let changes = history.tree.lower_changes();

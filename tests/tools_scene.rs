@@ -22,12 +22,14 @@ pub(crate) enum Writer {
     Aufs,
     /// Our server, in kernel overlay's format.
     Overlay,
+    /// Our server, in kernel overlay's format, with copies of the metadata only.
+    Metacopy,
     /// The kernel.
     Kernel,
 }
 
 /// Everyone whose uppers the tools must read.
-pub(crate) const WRITERS: [Writer; 3] = [Writer::Aufs, Writer::Overlay, Writer::Kernel];
+pub(crate) const WRITERS: [Writer; 4] = [Writer::Aufs, Writer::Overlay, Writer::Metacopy, Writer::Kernel];
 
 /// Two lower branches that share directories. Beside objects as of [`TestTree::new`], `-NAME` is a whiteout and `!DIR`
 /// an opaque directory, in the format that their reader understands.
@@ -102,6 +104,7 @@ impl Scene {
         match writer {
             Writer::Aufs => Self::ours(writer, &[]),
             Writer::Overlay => Self::ours(writer, &["-o", "format=overlay"]),
+            Writer::Metacopy => Self::ours(writer, &["-o", "format=overlay,metacopy=on"]),
             Writer::Kernel => Self::kernels("redirect_dir=on,metacopy=on"),
         }
     }

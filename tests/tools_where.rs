@@ -101,3 +101,24 @@ fn where_refuses_paths_outside_of_unions() {
     assert!(!output.status.success() && said.contains("not the root of a mounted union"), "{said}");
     assert!(Path::new("/proc/self/status").exists());
 }
+
+#[test]
+fn where_tells_who_has_the_content_of_a_copy_of_the_metadata() {
+    let tree = crate::support::branches::TestTree::new(&["", "near=n", "d/f=1 near=deep"]);
+    let mount = TestMount::over(tree, &["-o", "format=overlay,metacopy=on"]);
+    for path in ["d/f", "near"] {
+        fs::set_permissions(mount.path(path), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    fs::rename(mount.path("d/f"), mount.path("g")).unwrap();
+    let (text, status) = told(&mount, &["g", "near"]);
+    let want = "\
+T/mnt/g
+   0  holds    file       T/b0/g
+   2  data     file       T/b2/d/f
+T/mnt/near
+   0  holds    file       T/b0/near
+   1  data     file       T/b1/near
+   2  beneath  file       T/b2/near
+";
+    assert_eq!((text.as_str(), status), (want, Some(0)));
+}

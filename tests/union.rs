@@ -3,7 +3,10 @@
 
 mod model;
 mod support;
+mod union_identity;
+mod union_metacopy;
 mod union_model;
 mod union_regressions;
+mod union_sequence;
 mod union_tables;
 mod union_writable;

@@ -1,164 +1,80 @@
 //! Random operations on random layers: the core against the model, everything compared after every one.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-
+use proptest::prelude::{BoxedStrategy, Strategy};
 use unionfs::policy::{CopyupPolicy, CreatePolicy};
-use unionfs::{Errno, Format, Options};
+use unionfs::{Format, Options};
 
 use crate::model::{Model, merge};
-use crate::support::branches::TestTree;
+use crate::support::branches::{Ground, TestTree};
 use crate::support::dir::Dir;
 use crate::support::layer::{Layer, Marks};
-use crate::support::ops::Subject;
-use crate::support::search::{Case, case, cases, search};
-use crate::support::tree::{Tree, difference};
-use crate::support::unmounted::{Core, Memory};
+use crate::support::ops::{Subject, crashing, op, rearranging};
+use crate::support::search::{Case, LONGEST, case, cases, search};
+use crate::support::tree::difference;
+use crate::support::unmounted::Memory;
+use crate::union_sequence::{Setup, check};
 
-/// The kind of union a case is tried on.
-struct Setup {
-    /// Which branches are writable, from the top; those that are not told are not.
-    writable: &'static [bool],
-    /// The formats of the layers, in turn.
-    marks: &'static [Marks],
-    options: Options,
-    memory: Memory,
-}
-
-/// One case on the core: results, trees and open files as the model has them; lower branches untouched.
-fn check(case: &Case, setup: &Setup) -> Result<(), String> {
-    let layers = case.layers();
-    let writable = |at: usize| setup.writable.get(at) == Some(&true);
-    let branches = TestTree::from_layers(&layers, writable, setup.marks);
-    let mut model = Model::new(&layers);
-    let mut core = Core::new(&branches.list(), &setup.options, setup.memory);
-    let mut identities = Identities::default();
-    compare(&mut model, &mut core, &mut identities, "at first")?;
-    for (step, op) in case.ops.iter().enumerate() {
-        let Some(action) = op.resolve(&model) else { continue };
-        let got = core.apply(&action);
-        let when = format!("after step {step}, {action:?}");
-        // What lies on or below a branch that is not written, and above all that are, cannot change.
-        let fixed = !writable(0) && matches!(got, Err(Errno::ROFS | Errno::XDEV));
-        if !fixed {
-            let want = model.apply(&action);
-            if !same_verdict(want, got) {
-                return Err(format!("{when}: want {want:?}, got {got:?}"));
-            }
-        }
-        compare(&mut model, &mut core, &mut identities, &when)?;
-    }
-    branches.lower_changes().map_or(Ok(()), |changes| Err(format!("lower branches were written:\n{changes}")))
-}
-
-/// Which of several reasons refuses is the kernel's to choose, before the core is asked (and the differential run's to
-/// compare); that something is refused, and that a merged directory is not empty, is the core's.
-fn same_verdict(want: Result<(), Errno>, got: Result<(), Errno>) -> bool {
-    match want {
-        Err(Errno::NOTEMPTY) => got == want,
-        _ => got.is_ok() == want.is_ok(),
-    }
-}
-
-fn compare(
-    model: &mut Model,
-    core: &mut Core,
-    identities: &mut Identities,
-    when: &str,
-) -> Result<(), String> {
-    let (want, got) = (model.tree(), core.tree());
-    if let Some(difference) = difference(&want, &got) {
-        return Err(format!("{when}:\n{difference}"));
-    }
-    if model.open_files() != core.open_files() {
-        return Err(format!("{when}: an open file has other content"));
-    }
-    identities.check(&want, &got).map_err(|why| format!("{when}: {why}"))
-}
-
-/// `st_ino` by the model's inode: it may never change, neither by copy-up nor by rename nor by remount.
-#[derive(Default)]
-struct Identities(BTreeMap<u64, (u64, PathBuf)>);
-
-impl Identities {
-    fn check(&mut self, want: &Tree, got: &Tree) -> Result<(), String> {
-        let mut owners: BTreeMap<u64, u64> = BTreeMap::new();
-        for (path, node) in want {
-            let ino = got[path].id;
-            if *owners.entry(ino).or_insert(node.id) != node.id {
-                return Err(format!("{path:?} has the st_ino {ino} of another object"));
-            }
-            let (first, was) = self.0.entry(node.id).or_insert_with(|| (ino, path.clone()));
-            if *first != ino {
-                return Err(format!("{path:?}: st_ino is {ino}, but was {first} when it was {was:?}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Nothing crashes here, so nothing need wait for a disk.
-fn fast() -> Options {
+/// No host crashes here, so nothing need wait for a disk.
+pub(crate) fn fast() -> Options {
     Options { volatile: true, ..Options::default() }
 }
 
 /// Random cases on one kind of union, by a core that remembers and by one that forgets.
-fn run(writable: &'static [bool], marks: &'static [Marks], options: &Options) {
-    run_some(150, writable, marks, options);
+fn run(count: u32, writable: &'static [bool], marks: &'static [Marks], options: &Options) {
+    run_cases(count, &case(1..=3, crashing().boxed(), LONGEST), writable, marks, options);
 }
 
-fn run_some(count: u32, writable: &'static [bool], marks: &'static [Marks], options: &Options) {
-    for memory in [Memory::Keeps, Memory::Forgets] {
-        let setup = Setup { writable, marks, options: options.clone(), memory };
-        search(cases(count), case(1..=3, 60), |case| check(case, &setup));
-    }
+/// As [`run`], while branches come, go and change, but for the lowest, which is never written.
+fn run_rearranging(count: u32, writable: &'static [bool], marks: &'static [Marks], options: &Options) {
+    run_cases(count, &case(writable.len()..=3, rearranging().boxed(), LONGEST), writable, marks, options);
 }
 
-/// A case that failed once, on both formats and both kinds of caller.
-pub(crate) fn still_right(case: &Case) {
-    for (marks, format) in [(&[Marks::Aufs], Format::Aufs), (&[Marks::Overlay], Format::Overlay)] {
-        for memory in [Memory::Keeps, Memory::Forgets] {
-            let options = Options { format, ..fast() };
-            check(case, &Setup { writable: &[true], marks, options, memory })
-                .unwrap_or_else(|why| panic!("{format:?}, {memory:?}: {why}"));
-        }
-    }
-}
-
-/// As [`still_right`], of a union with several writable branches.
-pub(crate) fn still_right_on(
-    case: &Case,
+/// Of every eight cases one is on the disk.
+fn run_cases(
+    count: u32,
+    strategy: &BoxedStrategy<Case>,
     writable: &'static [bool],
-    create: CreatePolicy,
-    copyup: CopyupPolicy,
+    marks: &'static [Marks],
+    options: &Options,
 ) {
-    for memory in [Memory::Keeps, Memory::Forgets] {
-        let options = Options { create, copyup, ..fast() };
-        check(case, &Setup { writable, marks: &[Marks::Aufs], options, memory })
-            .unwrap_or_else(|why| panic!("{create:?}, {copyup:?}, {memory:?}: {why}"));
+    for (memory, ground, share) in [
+        (Memory::Keeps, Ground::Memory, 7),
+        (Memory::Forgets, Ground::Memory, 7),
+        (Memory::Keeps, Ground::Disk, 1),
+        (Memory::Forgets, Ground::Disk, 1),
+    ] {
+        let setup = Setup { writable, marks, options: options.clone(), memory, ground };
+        search(cases(count) * share / 16, strategy.clone(), |case| check(case, &setup));
     }
 }
 
 #[test]
 fn random_operations_in_the_aufs_format() {
-    run(&[true], &[Marks::Aufs], &fast());
+    run(1400, &[true], &[Marks::Aufs], &fast());
 }
 
 #[test]
 fn random_operations_in_the_overlay_format() {
-    run(&[true], &[Marks::Overlay], &Options { format: Format::Overlay, ..fast() });
+    run(1400, &[true], &[Marks::Overlay], &Options { format: Format::Overlay, ..fast() });
+}
+
+#[test]
+fn random_operations_with_copies_of_the_metadata_only() {
+    let options = Options { format: Format::Overlay, metacopy: true, ..fast() };
+    run(300, &[true], &[Marks::Overlay], &options);
+    run(300, &[true, true], &[Marks::Overlay], &options);
 }
 
 #[test]
 fn random_operations_on_layers_of_several_formats() {
-    run(&[true], &[Marks::Aufs, Marks::Overlay], &fast());
-    run(&[true], &[Marks::Overlay, Marks::Aufs], &Options { format: Format::Overlay, ..fast() });
+    run(400, &[true], &[Marks::Aufs, Marks::Overlay], &fast());
+    run(400, &[true], &[Marks::Overlay, Marks::Aufs], &Options { format: Format::Overlay, ..fast() });
 }
 
 /// The model is only worth what it says of a real filesystem.
 #[test]
 fn the_model_is_what_a_plain_directory_does() {
-    search(cases(300), case(1..=3, 60), |case| {
+    search(cases(500), case(1..=3, op(), LONGEST), |case| {
         let layers = case.layers();
         let plain = TestTree::build(1, 1, |_, root| {
             Layer { nodes: merge(&layers), ..Layer::default() }.write(root, Marks::Aufs)
@@ -184,37 +100,37 @@ fn the_model_is_what_a_plain_directory_does() {
 
 #[test]
 fn random_operations_on_two_writable_branches() {
-    run(&[true, true], &[Marks::Aufs], &fast());
+    run(800, &[true, true], &[Marks::Aufs], &fast());
 }
 
 #[test]
 fn random_operations_on_writable_branches_taken_in_turn() {
     let options = Options { create: CreatePolicy::RoundRobin, copyup: CopyupPolicy::BottomUp, ..fast() };
-    run(&[true, true, true], &[Marks::Aufs], &options);
+    run(800, &[true, true, true], &[Marks::Aufs], &options);
 }
 
 #[test]
 fn random_operations_on_writable_branches_taken_at_random() {
     let options = Options { create: CreatePolicy::Random, copyup: CopyupPolicy::BottomUpParent, ..fast() };
-    run(&[true, true], &[Marks::Aufs], &options);
+    run(600, &[true, true], &[Marks::Aufs], &options);
 }
 
 #[test]
 fn random_operations_on_writable_branches_in_the_overlay_format() {
     let options = Options { format: Format::Overlay, create: CreatePolicy::Random, ..fast() };
-    run(&[true, true, true], &[Marks::Overlay], &options);
+    run(800, &[true, true, true], &[Marks::Overlay], &options);
 }
 
 #[test]
 fn random_operations_on_writable_branches_with_others_between() {
     let options = Options { create: CreatePolicy::RoundRobin, ..fast() };
-    run(&[true, false, true, true], &[Marks::Aufs], &options);
+    run(600, &[true, false, true, true], &[Marks::Aufs], &options);
 }
 
 #[test]
 fn random_operations_on_writable_branches_below_others() {
     let options = Options { create: CreatePolicy::Random, ..fast() };
-    run(&[false, true, true], &[Marks::Aufs], &options);
+    run(500, &[false, true, true], &[Marks::Aufs], &options);
 }
 
 #[test]
@@ -226,6 +142,16 @@ fn random_operations_by_free_space() {
         CreatePolicy::ParentMostFree(hour),
         CreatePolicy::LeastFree,
     ] {
-        run_some(40, &[true, true, true], &[Marks::Aufs], &Options { create, ..fast() });
+        run(200, &[true, true, true], &[Marks::Aufs], &Options { create, ..fast() });
     }
+}
+
+#[test]
+fn random_operations_while_branches_come_and_go() {
+    run_rearranging(600, &[true], &[Marks::Aufs], &fast());
+}
+
+#[test]
+fn random_operations_while_branches_come_and_go_in_the_overlay_format() {
+    run_rearranging(600, &[true], &[Marks::Overlay], &Options { format: Format::Overlay, ..fast() });
 }

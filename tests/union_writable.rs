@@ -13,7 +13,7 @@ use crate::support::layer::Put::{Dir, File, Link, Symlink, Whiteout};
 use crate::support::ops::{Action, Op, Subject};
 use crate::support::search::Case;
 use crate::support::unmounted::{Core, Memory};
-use crate::union_model::still_right_on;
+use crate::union_regressions::still_right_on;
 use crate::union_tables::shown;
 
 fn rename(from: &str, to: &str) -> Action {

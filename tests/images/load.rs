@@ -7,10 +7,10 @@ use serde_json::json;
 use uctr::image::{LoadOptions, Platform};
 
 use crate::archives::{Layout, Packed, Tar, gzip, with, zstd};
-use crate::support::{World, load, members, names, run};
+use crate::support::{World, load, names, run};
 
 /// Three layers, with a whiteout and an opaque mark in the upper two.
-fn three() -> Vec<Vec<u8>> {
+pub(crate) fn three() -> Vec<Vec<u8>> {
     vec![
         Tar::new().dir("etc/").file("etc/one", "1").file("etc/two", "2").file("opt/gone", "x").end(),
         Tar::new().dir("etc/").file("etc/.wh.two", "").file("etc/three", vec![b'3'; 100_000]).end(),
@@ -19,14 +19,14 @@ fn three() -> Vec<Vec<u8>> {
 }
 
 /// The same layers in each compression there is, one of them in two gzip members.
-fn carried() -> Packed {
+pub(crate) fn carried() -> Packed {
     let layers = three();
     let two_members = [gzip(&layers[1][..999]), gzip(&layers[1][999..])].concat();
     let blobs = [layers[0].clone(), two_members, zstd(&layers[2])];
     Packed::new(&layers).carried(&blobs)
 }
 
-fn check_three(world: &World, given: &str) {
+pub(crate) fn check_three(world: &World, given: &str) {
     let image = world.store().resolve(given).unwrap();
     let trees: Vec<_> = image.layers.iter().map(|layer| layer.path.clone()).collect();
     assert_eq!(trees.len(), 3);
@@ -357,74 +357,4 @@ fn skopeo_makes_a_layout_of_it_and_back() {
     let ids: Vec<_> = images.iter().map(|image| image.id.to_string()).collect();
     assert!(!ids.is_empty());
     ids.iter().for_each(|id| check_three(&world, id));
-}
-
-#[test]
-fn what_is_saved_is_read_by_skopeo_and_umoci() {
-    let mut world = World::new();
-    world.uctr_with(&["load", "-q", "-t", "x"], &carried().docker("x")).ok();
-    for (format, transport) in [("docker-archive", "docker-archive"), ("oci", "oci-archive")] {
-        let saved = world.path(&format!("{format}.tar"));
-        world.uctr(&["save", "--format", format, "-o", saved.to_str().unwrap(), "x"]).ok();
-        let (source, target) =
-            (format!("{transport}:{}", saved.display()), world.path(&format!("{format}.layout")));
-        let copy = format!("oci:{}:x", target.display());
-        run(Command::new("skopeo").args(["copy", "--quiet", "--insecure-policy", &source, &copy]), b"").ok();
-        let bundle = world.path(&format!("{format}.bundle"));
-        let mut umoci = Command::new("umoci");
-        umoci.args(["unpack", "--image", &format!("{}:x", target.display())]).arg(&bundle);
-        run(&mut umoci, b"").ok();
-        assert_eq!(names(&bundle.join("rootfs/etc")), [&b"one"[..], b"three"], "{format}");
-        assert_eq!(names(&bundle.join("rootfs/opt")), [b"new"], "{format}");
-        world.accept();
-        let other = World::new();
-        other.uctr(&["load", "-q", "-t", "y", "-i", target.to_str().unwrap()]).ok();
-        check_three(&other, "y");
-    }
-}
-
-#[test]
-fn what_is_saved_is_the_same_again() {
-    let world = World::new();
-    world.uctr_with(&["load", "-q"], &carried().docker("busybox:1")).ok();
-    world.uctr(&["tag", "busybox:1", "other/name:2"]).ok();
-    for format in ["docker-archive", "oci"] {
-        let saved = |world: &World| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_uctr"));
-            command.arg("--root").arg(world.root()).args([
-                "save",
-                "--format",
-                format,
-                "busybox:1",
-                "other/name:2",
-            ]);
-            command.output().unwrap().stdout
-        };
-        let archive = saved(&world);
-        assert!(members(&archive).values().any(|member| *member == three()[1]), "a layer is not what it was");
-        let other = World::new();
-        let out = other.uctr_with(&["load"], &archive).ok();
-        assert_eq!(out, "Loaded image: busybox:1\nLoaded image: other/name:2\n", "{format}");
-        check_three(&other, "other/name:2");
-        assert_eq!(other.store().resolve("busybox:1").unwrap().id.0, carried().id());
-        assert!(saved(&other) == archive, "{format}: the same image gives another archive");
-    }
-}
-
-#[test]
-fn save_tells_of_a_layer_that_was_changed() {
-    let mut world = World::new();
-    world.uctr_with(&["load", "-q"], &carried().docker("x")).ok();
-    let tree = world.store().resolve("x").unwrap().layers[1].path.clone();
-    let saved = world.path("saved.tar");
-    world.accept();
-    for content in ["", "shorter", &"X".repeat(100_000), &"X".repeat(200_000)] {
-        fs::write(tree.join("etc/three"), content).unwrap();
-        world.uctr(&["save", "-o", saved.to_str().unwrap(), "x"]).fails(&["uctr: "]);
-        assert!(!saved.exists(), "half an archive was left");
-    }
-    fs::remove_file(tree.join("etc/three")).unwrap();
-    std::os::unix::fs::symlink("/etc/passwd", tree.join("etc/three")).unwrap();
-    world.uctr(&["save", "-o", saved.to_str().unwrap(), "x"]).fails(&["uctr: "]);
-    world.check();
 }

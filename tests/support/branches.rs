@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{SeekFrom, seek};
 use tempfile::TempDir;
 
-use super::layer::{Layer, Marks};
+use super::layer::{Layer, Marks, pick};
 use super::tree::read_xattrs;
 
 /// Branches `b0`, `b1`, … (the first one writable), and room for a mount point and plain directories.
@@ -19,13 +19,56 @@ use super::tree::read_xattrs;
 /// Every branch that is not writable is fingerprinted when it has been made, and must be the same when the tree goes.
 pub(crate) struct TestTree {
     dir: TempDir,
-    branches: Vec<PathBuf>,
-    /// What the others were; `None` for one that may change.
-    before: Vec<Option<Fingerprint>>,
+    branches: Vec<Branch>,
+    /// Those that were taken out of the list: nothing may write them any more.
+    removed: Vec<Branch>,
+}
+
+struct Branch {
+    root: PathBuf,
+    /// What it was; `None` for one that may change.
+    before: Option<Fingerprint>,
+    /// It could be written at some time.
+    written: bool,
+}
+
+impl Branch {
+    fn new(root: PathBuf, writable: bool) -> Self {
+        let before = (!writable).then(|| fingerprint(&root));
+        Self { root, before, written: writable }
+    }
+
+    /// What was changed, though nothing may.
+    fn changes(&self) -> Vec<String> {
+        let Some(before) = &self.before else { return Vec::new() };
+        let after = fingerprint(&self.root);
+        let paths = before.keys().chain(after.keys());
+        let mut changed: Vec<_> = paths.filter(|path| before.get(*path) != after.get(*path)).collect();
+        changed.dedup();
+        changed.into_iter().map(|path| self.root.join(path).display().to_string()).collect()
+    }
 }
 
 /// All that a write could change of each object: content, metadata, inode, times of change.
 type Fingerprint = BTreeMap<PathBuf, u64>;
+
+/// Where a tree lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ground {
+    /// The disk's filesystem, as with users: inode numbers come again, blocks are allocated late.
+    Disk,
+    /// tmpfs, which takes all that a union needs: several times as many cases in the same time.
+    Memory,
+}
+
+impl Ground {
+    fn dir(self) -> PathBuf {
+        match self {
+            Self::Disk => std::env::temp_dir(),
+            Self::Memory => PathBuf::from("/dev/shm"),
+        }
+    }
+}
 
 impl TestTree {
     /// One branch for each text, which lists what is in it, separated by blanks:
@@ -39,6 +82,7 @@ impl TestTree {
     /// As [`TestTree::new`], but every branch may change.
     pub(crate) fn loose(branches: &[&str]) -> Self {
         Self::made(
+            Ground::Disk,
             branches.len(),
             |_| true,
             |index, root| {
@@ -48,32 +92,75 @@ impl TestTree {
     }
 
     /// Branches from values, their marks in turn as in `marks`; those for which `writable` is true may change.
-    pub(crate) fn from_layers(layers: &[Layer], writable: impl Fn(usize) -> bool, marks: &[Marks]) -> Self {
-        Self::made(layers.len(), writable, |index, root| {
+    pub(crate) fn from_layers(
+        ground: Ground,
+        layers: &[Layer],
+        writable: impl Fn(usize) -> bool,
+        marks: &[Marks],
+    ) -> Self {
+        Self::made(ground, layers.len(), writable, |index, root| {
             layers[index].write(root, marks[index % marks.len()])
         })
     }
 
     /// Branches filled by a function of their index and directory; the first `writable` of them may change.
     pub(crate) fn build(count: usize, writable: usize, fill: impl Fn(usize, &Path)) -> Self {
-        Self::made(count, |index| index < writable, fill)
+        Self::made(Ground::Disk, count, |index| index < writable, fill)
     }
 
-    fn made(count: usize, writable: impl Fn(usize) -> bool, fill: impl Fn(usize, &Path)) -> Self {
-        let dir = tempfile::Builder::new().prefix("unionfs-test-").tempdir().expect("temporary directory");
-        let branches: Vec<_> = (0..count).map(|index| dir.path().join(format!("b{index}"))).collect();
-        for (index, root) in branches.iter().enumerate() {
-            fs::create_dir(root).expect("branch");
-            fill(index, root);
+    fn made(
+        ground: Ground,
+        count: usize,
+        writable: impl Fn(usize) -> bool,
+        fill: impl Fn(usize, &Path),
+    ) -> Self {
+        let dir = tempfile::Builder::new().prefix("unionfs-test-").tempdir_in(ground.dir());
+        let dir = dir.expect("temporary directory");
+        let mut tree = Self { dir, branches: Vec::new(), removed: Vec::new() };
+        for index in 0..count {
+            tree.insert(index, writable(index), |root| fill(index, root));
         }
-        let before =
-            (0..count).map(|index| (!writable(index)).then(|| fingerprint(&branches[index]))).collect();
-        Self { dir, branches, before }
+        tree
+    }
+
+    /// Makes one more branch for a place of the list.
+    pub(crate) fn insert(&mut self, at: usize, writable: bool, fill: impl FnOnce(&Path)) {
+        let root = self.dir.path().join(format!("b{}", self.branches.len() + self.removed.len()));
+        fs::create_dir(&root).expect("branch");
+        fill(&root);
+        self.branches.insert(at, Branch::new(root, writable));
+    }
+
+    /// Takes a branch out of the list.
+    pub(crate) fn remove(&mut self, at: usize) {
+        self.removed.push(self.branches.remove(at));
+    }
+
+    /// Lets a branch be changed from now on, or no more.
+    pub(crate) fn set_writable(&mut self, at: usize, writable: bool) {
+        let branch = &mut self.branches[at];
+        branch.before = (!writable).then(|| fingerprint(&branch.root));
+        branch.written |= writable;
+    }
+
+    /// A place above the lowest branch, which is always one that was never written, as an image is.
+    pub(crate) fn place(&self, at: u8) -> usize {
+        usize::from(at) % self.branches.len()
+    }
+
+    /// Any branch but the lowest.
+    pub(crate) fn above_lowest(&self, at: u8) -> Option<usize> {
+        pick(0..self.branches.len() - 1, at)
+    }
+
+    /// Whether a branch may change.
+    pub(crate) fn writable(&self, at: usize) -> bool {
+        self.branches[at].before.is_none()
     }
 
     /// The directory of a branch.
     pub(crate) fn branch(&self, index: usize) -> &Path {
-        &self.branches[index]
+        &self.branches[index].root
     }
 
     /// A path beside the branches.
@@ -83,26 +170,15 @@ impl TestTree {
 
     /// The branch list in aufs's form.
     pub(crate) fn list(&self) -> String {
-        let perm = |index: usize| if self.before[index].is_none() { "rw" } else { "ro+wh" };
-        let words = self
-            .branches
-            .iter()
-            .enumerate()
-            .map(|(index, root)| format!("{}={}", root.display(), perm(index)));
+        let perm = |branch: &Branch| if branch.before.is_none() { "rw" } else { "ro+wh" };
+        let words = self.branches.iter().map(|branch| format!("{}={}", branch.root.display(), perm(branch)));
         words.collect::<Vec<_>>().join(":")
     }
 
     /// What became of the branches that may not change; `None` if nothing did.
     pub(crate) fn lower_changes(&self) -> Option<String> {
-        let mut changes = Vec::new();
-        for (before, root) in self.before.iter().zip(&self.branches) {
-            let Some(before) = before else { continue };
-            let after = fingerprint(root);
-            let paths = before.keys().chain(after.keys());
-            let mut changed: Vec<_> = paths.filter(|path| before.get(*path) != after.get(*path)).collect();
-            changed.dedup();
-            changes.extend(changed.into_iter().map(|path| root.join(path).display().to_string()));
-        }
+        let all = self.branches.iter().chain(&self.removed);
+        let changes: Vec<_> = all.flat_map(Branch::changes).collect();
         (!changes.is_empty()).then(|| changes.join("\n"))
     }
 }

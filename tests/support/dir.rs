@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, Uid, XattrFlags};
 use unionfs::{Errno, RenameFlags};
 
-use super::layer::set_mtime;
+use super::layer::try_set_mtime;
 use super::ops::{Action, Slot, Subject};
 use super::tree::{Tree, read_tree};
 
@@ -26,6 +26,11 @@ impl Dir {
         // The model's modes are exact, and so the same whatever umask the tests were started with.
         rustix::process::umask(Mode::empty());
         Self { root: root.into(), open: BTreeMap::new(), remount: Box::new(remount) }
+    }
+
+    /// Closes the files that are held open.
+    pub(crate) fn close(&mut self) {
+        self.open.clear();
     }
 
     fn open_for_writing(&self, path: &Path) -> Result<File, Errno> {
@@ -77,10 +82,7 @@ impl Subject for Dir {
                 let (uid, gid) = (Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)));
                 rustix::fs::chownat(CWD, full(path), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
             }
-            Action::Utimes(path, seconds) => {
-                set_mtime(&full(path), *seconds);
-                Ok(())
-            }
+            Action::Utimes(path, seconds) => try_set_mtime(&full(path), *seconds),
             Action::SetXattr(path, name, value) => {
                 rustix::fs::lsetxattr(full(path), name, value, XattrFlags::empty())
             }
@@ -94,7 +96,7 @@ impl Subject for Dir {
                 self.open[slot].write_all_at(data, *at as u64).map_err(errno)
             }
             Action::Remount => {
-                self.open.clear();
+                self.close();
                 (self.remount)();
                 Ok(())
             }

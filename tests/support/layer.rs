@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
-use unionfs::FileKind;
+use unionfs::{Errno, FileKind};
 
 use super::tree::{Node, Tree};
 
@@ -216,8 +216,13 @@ fn mknod(full: &Path, kind: FileKind, rdev: u64) {
 
 /// Sets the time of last change, to whole seconds, of the object itself.
 pub(crate) fn set_mtime(full: &Path, seconds: i64) {
+    try_set_mtime(full, seconds).expect("utimensat");
+}
+
+/// As [`set_mtime`], where it may be refused.
+pub(crate) fn try_set_mtime(full: &Path, seconds: i64) -> Result<(), Errno> {
     let last_access = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     let last_modification = Timespec { tv_sec: seconds, tv_nsec: 0 };
     let times = Timestamps { last_access, last_modification };
-    rustix::fs::utimensat(CWD, full, &times, AtFlags::SYMLINK_NOFOLLOW).expect("utimensat");
+    rustix::fs::utimensat(CWD, full, &times, AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -64,6 +64,11 @@ impl TestMount {
         &self.tree
     }
 
+    /// The branches, to be changed with those of the mount.
+    pub(crate) fn tree_mut(&mut self) -> &mut TestTree {
+        &mut self.tree
+    }
+
     /// A file's text on the mount.
     pub(crate) fn read(&self, path: impl AsRef<Path>) -> String {
         let path = self.path(path);
@@ -79,6 +84,11 @@ impl TestMount {
     pub(crate) fn remount(&mut self) {
         let status = self.unmount();
         assert!(status.success(), "the server ended with {status}: {}", log(&self.tree));
+        self.mount();
+    }
+
+    /// Mounts again what was unmounted.
+    pub(crate) fn mount(&mut self) {
         self.server = serve(&self.tree, &self.options);
     }
 
@@ -99,6 +109,21 @@ impl TestMount {
         let root = self.root();
         unmount(&root, UnmountFlags::DETACH).unwrap_or_else(|error| panic!("umount -l {root:?}: {error}"));
         self.server = serve(&self.tree, &self.options);
+    }
+
+    /// Mounts what was unmounted again, with other arguments if there are any.
+    pub(crate) fn mount_with(&mut self, options: Option<&[&str]>) {
+        if let Some(options) = options {
+            self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        }
+        self.server = serve(&self.tree, &self.options);
+    }
+
+    /// Kills the server and mounts again.
+    pub(crate) fn crash(&mut self) {
+        kill_process(self.server(), Signal::KILL).expect("kill");
+        assert!(self.has_died(), "the server was killed and lives");
+        self.mount_again();
     }
 
     /// Unmounts, and tells how the server ended.

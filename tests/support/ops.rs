@@ -1,12 +1,13 @@
 //! Random operations: as indices, so that every shrunk sequence still means something, and then as paths.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use proptest::collection::vec;
 use proptest::prelude::*;
 use unionfs::{Errno, FileKind, RenameFlags};
 
-use super::layer::{NAMES, pick};
+use super::layer::{NAMES, Put, pick, put};
 use super::tree::Tree;
 use crate::model::Model;
 
@@ -38,6 +39,14 @@ pub(crate) enum Op {
     Open(u8, u8),
     WriteOpen(u8, u16, u8),
     Remount,
+    /// The server is killed at so many system calls of an operation, and the union is mounted again.
+    Crash(Box<Op>, u8),
+    /// A branch is put in at a place of the list, writable or not.
+    Add(u8, bool, Vec<Put>),
+    /// A branch is taken out of the list.
+    Del(u8),
+    /// A branch becomes writable, or read-only.
+    Mod(u8, bool),
 }
 
 /// One operation with its paths.
@@ -62,6 +71,31 @@ pub(crate) enum Action {
     Open(Slot, PathBuf),
     WriteOpen { slot: Slot, at: usize, data: Vec<u8> },
     Remount,
+}
+
+impl Action {
+    /// The names that it is told.
+    pub(crate) fn paths(&self) -> Vec<&Path> {
+        match self {
+            Self::Link(from, to) | Self::Rename(from, to, _) => vec![from, to],
+            Self::Create(path, _)
+            | Self::Mkdir(path, _)
+            | Self::Fifo(path, _)
+            | Self::Symlink(path, _)
+            | Self::Write { path, .. }
+            | Self::Truncate(path, _)
+            | Self::Punch { path, .. }
+            | Self::Unlink(path)
+            | Self::Rmdir(path)
+            | Self::Chmod(path, _)
+            | Self::Chown(path, ..)
+            | Self::Utimes(path, _)
+            | Self::SetXattr(path, ..)
+            | Self::RemoveXattr(path, _)
+            | Self::Open(_, path) => vec![path],
+            Self::WriteOpen { .. } | Self::Remount => Vec::new(),
+        }
+    }
 }
 
 /// A file tree that operations change: the model, the core, a mount, a plain directory.
@@ -99,8 +133,27 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// As [`op`], with crashes in between.
+pub(crate) fn crashing() -> impl Strategy<Value = Op> {
+    let struck = (op(), any::<u8>()).prop_map(|(op, nth)| Op::Crash(Box::new(op), nth));
+    prop_oneof![24 => op(), 1 => struck]
+}
+
+/// As [`crashing`], with changes of the branches in between: read-only ones come and go, and the highest is written or
+/// is not.
+pub(crate) fn rearranging() -> impl Strategy<Value = Op> {
+    let add = (any::<u8>(), vec(put(), 0..12));
+    prop_oneof![
+        60 => crashing(),
+        1 => add.prop_map(|(at, steps)| Op::Add(at, false, steps)),
+        1 => any::<u8>().prop_map(Op::Del),
+        2 => any::<bool>().prop_map(|writable| Op::Mod(0, writable)),
+    ]
+}
+
 impl Op {
-    /// What this operation means in the present tree; `None` when there is nothing to do it to.
+    /// What this operation means in the present tree; `None` when there is nothing to do it to, or it is not done to a
+    /// tree.
     pub(crate) fn resolve(&self, model: &Model) -> Option<Action> {
         let at = Place(model);
         Some(match *self {
@@ -131,10 +184,11 @@ impl Op {
             Self::RemoveXattr(index, key) => Action::RemoveXattr(at.attributed(index)?, xattr_name(key)),
             Self::Open(slot, file) => Action::Open(Slot(slot % SLOTS), at.file(file)?),
             Self::WriteOpen(slot, offset, byte) => {
-                let slot = pick(model.open_files().into_keys(), slot)?;
+                let slot = pick(model.open_slots(), slot)?;
                 Action::WriteOpen { slot, at: usize::from(offset), data: vec![byte; 100] }
             }
             Self::Remount => Action::Remount,
+            Self::Crash(..) | Self::Add(..) | Self::Del(..) | Self::Mod(..) => return None,
         })
     }
 }

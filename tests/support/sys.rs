@@ -4,6 +4,9 @@
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::WaitStatus;
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
 use rustix::process::{Pid, WaitOptions, waitpid};
 
@@ -21,6 +24,11 @@ impl Mapping {
         // mapping outlives its descriptor and is only touched through volatile accesses within `len`.
         let start = unsafe { mmap(std::ptr::null_mut(), len, prot, flags, file, 0) }?;
         Ok(Self { start: start.cast(), len })
+    }
+
+    /// Where it begins.
+    pub(crate) fn address(&self) -> usize {
+        self.start.addr()
     }
 
     /// The bytes as they are now.
@@ -78,4 +86,30 @@ impl Process {
             waitpid(Some(self.0), WaitOptions::empty()).expect("waitpid").expect("it has ended");
         assert_eq!(status.exit_status(), Some(0), "the child failed: {status:?}");
     }
+}
+
+/// Runs `work` in a process of its own that is killed as it enters its `nth` system call. Whether it had ended before.
+pub(crate) fn killed_at(nth: usize, work: impl FnOnce()) -> bool {
+    let child = Process::spawn(|| {
+        ptrace::traceme().expect("PTRACE_TRACEME");
+        raise(Signal::SIGSTOP).expect("raise");
+        work();
+    });
+    let pid = nix::unistd::Pid::from_raw(child.0.as_raw_nonzero().get());
+    let wait = || nix::sys::wait::waitpid(pid, None).expect("waitpid");
+    assert_eq!(wait(), WaitStatus::Stopped(pid, Signal::SIGSTOP));
+    let options = ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL;
+    ptrace::setoptions(pid, options).expect("PTRACE_SETOPTIONS");
+    // Each call stops the child twice: as it is entered, and as it returns.
+    for _ in 0..=2 * nth {
+        ptrace::syscall(pid, None).expect("PTRACE_SYSCALL");
+        match wait() {
+            WaitStatus::PtraceSyscall(_) => {}
+            WaitStatus::Exited(_, 0) => return true,
+            other => panic!("the child that was to be killed: {other:?}"),
+        }
+    }
+    kill(pid, Signal::SIGKILL).expect("kill");
+    assert_eq!(wait(), WaitStatus::Signaled(pid, Signal::SIGKILL, false));
+    false
 }

@@ -25,7 +25,7 @@ pub(crate) struct Node {
     pub(crate) xattrs: BTreeMap<OsString, Vec<u8>>,
     /// Seconds, or `None` where the model cannot know.
     pub(crate) mtime: Option<i64>,
-    /// Links; 1 for every directory. In the model: those that another layer hides, which count all the same.
+    /// Links; 1 for every directory. In the model: 0, for it counts the names.
     pub(crate) nlink: u64,
     /// The same number for all names of one inode: `st_ino`, or the model's own.
     pub(crate) id: u64,

@@ -1,17 +1,18 @@
 //! The union core as a thing under test: paths walked by `lookup`, references given back as the kernel does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use unionfs::branch::BranchSpec;
-
+use unionfs::union::{InUse, LiveError};
 use unionfs::{
     Attr, Errno, FileKind, Ino, Name, NewNode, Options, RenameFlags, Result, SetAttr, Time, TimeChange, Union,
 };
 
 use super::ops::{Action, Slot, Subject};
+use super::sys::killed_at;
 use super::tree::{Node, Tree};
 
 /// How long the caller of the core remembers nodes.
@@ -137,6 +138,42 @@ impl Core {
         self.union = Some(open_union(&self.list, &self.options));
     }
 
+    /// Carries out an operation in a process that is killed at its `nth` system call, and mounts what is left. Whether the
+    /// operation had ended before.
+    pub(crate) fn crash(&mut self, action: Option<&Action>, nth: usize) -> bool {
+        let ended = action.is_none_or(|action| {
+            killed_at(nth, || {
+                self.apply(action).ok();
+            })
+        });
+        // Nothing is given back: what a union does when it goes is to remove directories that are empty.
+        self.references.clear();
+        self.open.clear();
+        self.union = None;
+        self.union = Some(open_union(&self.list, &self.options));
+        ended
+    }
+
+    /// Changes the branches as a live union does it.
+    pub(crate) fn rearrange(
+        &mut self,
+        change: impl FnOnce(&mut Union, &InUse) -> Result<(), LiveError>,
+    ) -> Result<(), LiveError> {
+        let open: HashSet<u64> = self.open.values().map(|node| node.get()).collect();
+        let in_use = InUse { writing: open.clone(), open };
+        let union = self.union.as_mut().expect("mounted");
+        change(union, &in_use)?;
+        let list: Vec<_> = union.branches().map(ToString::to_string).collect();
+        self.list = list.join(":");
+        Ok(())
+    }
+
+    /// Whether a number is taken: somebody has the object open, or refers to it though it has no name any more.
+    pub(crate) fn takes(&self, number: u64) -> bool {
+        let gone = |node| self.union().getattr(node).is_ok_and(|attr| attr.nlink == 0);
+        self.open.values().any(|node| node.get() == number) || Ino::new(number).is_some_and(gone)
+    }
+
     fn read_into(&mut self, tree: &mut Tree, path: PathBuf, node: Ino, attr: &Attr) {
         let shown = self.read_node(&path, node, attr);
         let is_dir = shown.kind == FileKind::Directory;
@@ -181,6 +218,11 @@ impl Core {
             id: attr.ino,
         }
     }
+}
+
+/// Whether a number is of those that stand in for another that is taken.
+pub(crate) const fn made_up(ino: u64) -> bool {
+    ino >> 63 == 1
 }
 
 fn open_union(list: &str, options: &Options) -> Union {

@@ -56,6 +56,9 @@ impl Core for Null {
     fn node_count(&self) -> usize {
         0
     }
+    fn cache_stats(&self) -> Vec<CacheStats> {
+        Vec::new()
+    }
     fn lookup(&self, _: Ino, name: Name<'_>) -> Result<Option<Entry>> {
         name.as_bytes().starts_with(b"f").then(|| entry(name)).transpose()
     }
@@ -145,6 +148,12 @@ impl Core for Null {
         Err(NO)
     }
     fn set_inode_flags(&self, _: Ino, _: u32) -> Result<()> {
+        Err(NO)
+    }
+    fn inode_attributes(&self, _: Ino) -> Result<FsXattr> {
+        Err(NO)
+    }
+    fn set_inode_attributes(&self, _: Ino, _: &FsXattr) -> Result<()> {
         Err(NO)
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use rustix::thread::{CapabilitySet, capabilities};
 use unionfs::BranchSpec;
 use unionfs::mount::IoMode;
+use unionfs::tools::convert::has_foreign_whiteouts;
 
 use crate::cli::MountPlan;
 
@@ -48,9 +49,18 @@ pub(crate) fn check(plan: &MountPlan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether unionfs-fuse has kept record of deleted names in a branch (its manual, "Meta data").
-pub(crate) fn has_foreign_whiteouts(spec: &BranchSpec) -> bool {
-    spec.path.join(".unionfs").is_dir()
+/// For each branch with whiteouts of unionfs-fuse: what they mean here, and the command that makes them ours.
+pub(crate) fn foreign_whiteouts(plan: &MountPlan) -> impl Iterator<Item = String> {
+    let branches = plan.branches.iter().enumerate();
+    branches.filter(|(_, spec)| has_foreign_whiteouts(&spec.path)).map(|(at, spec)| {
+        let path = &spec.path;
+        let below: Vec<_> = plan.branches[at + 1..].iter().map(ToString::to_string).collect();
+        let lower = if below.is_empty() { String::new() } else { format!(" --lower {:?}", below.join(":")) };
+        format!(
+            "branch {path:?} has whiteouts of unionfs-fuse, which are not read: what they hid shows again (unmount, and \
+             make them ours, once: unionfs convert {path:?} --to aufs{lower})"
+        )
+    })
 }
 
 /// Whether what is mounted inside a branch shows in it: not where the branch gets a mount of its own.

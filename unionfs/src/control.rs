@@ -7,40 +7,31 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::fs::{XattrFlags, setxattr};
+use rustix::io::Errno;
 use serde_json::Value;
-use unionfs::fuse::control::{COMMAND, FEATURES, REFUSAL, STATS};
-use unionfs::union::BRANCHES;
+use unionfs::fuse::control::{FEATURES, REFUSAL, STATS, send};
+use unionfs::union::told_branches;
 
 /// `unionfs branches`.
 pub(crate) fn branches(mountpoint: &Path) -> anyhow::Result<()> {
-    say(&ask(mountpoint, BRANCHES)?)
+    say(&ask_branches(mountpoint)?)
 }
 
 /// `unionfs add`, `del`, `mod`.
 pub(crate) fn command(mountpoint: &Path, words: &[&OsStr]) -> anyhow::Result<()> {
-    // It is a union's root, or the attribute would be an ordinary one and stay behind.
-    ask(mountpoint, BRANCHES)?;
-    let mut value = Vec::new();
-    for word in words {
-        value.extend_from_slice(word.as_bytes());
-        value.push(0);
-    }
-    match setxattr(mountpoint, COMMAND, &value, XattrFlags::empty()) {
+    match send(mountpoint, words) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::BUSY) => bail!("{}", String::from_utf8_lossy(&ask(mountpoint, REFUSAL)?)),
-        Err(errno) => {
-            bail!(
-                "{}: setxattr: {errno} (only root and the server's user may change branches)",
-                mountpoint.display()
-            )
+        Err(Errno::BUSY) => bail!("{}", String::from_utf8_lossy(&ask(mountpoint, REFUSAL)?)),
+        Err(Errno::PERM) => {
+            bail!("{}: only root and the server's user may change branches", mountpoint.display())
         }
+        Err(errno) => Err(errno).with_context(|| no_union(mountpoint)),
     }
 }
 
 /// How many branches a mounted union has.
 pub(crate) fn branch_count(mountpoint: &Path) -> anyhow::Result<usize> {
-    Ok(ask(mountpoint, BRANCHES)?.iter().filter(|&&byte| byte == b'\n').count())
+    Ok(ask_branches(mountpoint)?.iter().filter(|&&byte| byte == b'\n').count())
 }
 
 /// A branch by a path that means the same to the server, which has a working directory of its own.
@@ -71,12 +62,16 @@ pub(crate) fn stats(mountpoint: &Path, json: bool, watch: bool) -> anyhow::Resul
 fn stats_table(stats: &Value) -> String {
     let requests = &stats["requests"];
     let mut table = format!(
-        "nodes {}  resident {} KiB  requests: {} waiting, {} met while spinning, {} slept for\n{:<18}{:>12}{:>14}{:>9}{:>9}\n",
+        "nodes {}  resident {} KiB  data mode {}  transport {}\nrequests: {} waiting, {} met while spinning, {} slept for\n{}\
+         {:<18}{:>12}{:>14}{:>9}{:>9}\n",
         stats["nodes"],
         stats["rss_kib"],
+        stats["io"].as_str().unwrap_or_default(),
+        stats["transport"].as_str().unwrap_or_default(),
         requests["waiting"],
         requests["spinning"],
         requests["asleep"],
+        cache_lines(&stats["caches"]),
         "operation",
         "count",
         "total µs",
@@ -94,6 +89,19 @@ fn stats_table(stats: &Value) -> String {
         );
     }
     table
+}
+
+/// One line a cache: how many of a hundred questions it answered.
+fn cache_lines(caches: &Value) -> String {
+    let mut lines = String::new();
+    for cache in caches.as_array().into_iter().flatten() {
+        let count = |key: &str| cache[key].as_u64().unwrap_or_default();
+        let (name, hits) = (cache["cache"].as_str().unwrap_or_default(), count("hits"));
+        let asked = hits + count("misses");
+        let rate = (100 * hits).checked_div(asked).map_or_else(|| "-".to_owned(), |rate| format!("{rate} %"));
+        lines += &format!("{name:<24}{rate:>6} of {asked}\n");
+    }
+    lines
 }
 
 /// `unionfs features`.
@@ -119,10 +127,17 @@ pub(crate) fn features(mountpoint: &Path, json: bool) -> anyhow::Result<()> {
 /// Reads a control attribute of a union's root.
 fn ask(mountpoint: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
     let mut value = vec![0; 1 << 16];
-    let len = rustix::fs::getxattr(mountpoint, name, &mut *value)
-        .with_context(|| format!("{} is not the root of a mounted union: getxattr", mountpoint.display()))?;
+    let len = rustix::fs::getxattr(mountpoint, name, &mut *value).with_context(|| no_union(mountpoint))?;
     value.truncate(len);
     Ok(value)
+}
+
+fn ask_branches(mountpoint: &Path) -> anyhow::Result<Vec<u8>> {
+    told_branches(mountpoint).with_context(|| no_union(mountpoint))
+}
+
+fn no_union(mountpoint: &Path) -> String {
+    format!("{} is not the root of a mounted union", mountpoint.display())
 }
 
 fn say(text: &[u8]) -> anyhow::Result<()> {

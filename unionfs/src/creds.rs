@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid};
-use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 /// The thread makes files as somebody else until this is dropped (setfsuid(2), setfsgid(2)).
 ///
@@ -50,4 +50,12 @@ fn own_ids() -> &'static (Uid, Gid) {
 fn full_capabilities() -> Option<CapabilitySets> {
     static ALL: OnceLock<Option<CapabilitySets>> = OnceLock::new();
     *ALL.get_or_init(|| capabilities(None).ok())
+}
+
+/// Whether this process has a capability in the first user namespace, whose map of user numbers is the identity
+/// (user_namespaces(7)).
+pub(crate) fn capable_over_host(capability: CapabilitySet) -> bool {
+    let first = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    first && capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
 }

@@ -9,6 +9,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::inode::BuildInoHasher;
+use crate::tally::{CacheStats, Tally};
 
 const SHARDS: usize = 8;
 
@@ -16,6 +17,7 @@ const SHARDS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct FdCache<K: Hash + Eq, V = Arc<OwnedFd>> {
     shards: [Mutex<LruCache<K, V, BuildInoHasher>>; SHARDS],
+    asked: Tally,
 }
 
 impl<K: Hash + Eq, V: Clone> FdCache<K, V> {
@@ -26,6 +28,7 @@ impl<K: Hash + Eq, V: Clone> FdCache<K, V> {
             shards: std::array::from_fn(|_| {
                 Mutex::new(LruCache::with_hasher(each, BuildInoHasher::default()))
             }),
+            asked: Tally::new(),
         }
     }
 
@@ -36,7 +39,14 @@ impl<K: Hash + Eq, V: Clone> FdCache<K, V> {
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<V> {
-        self.shard(key).lock().get(key).cloned()
+        let found = self.shard(key).lock().get(key).cloned();
+        self.asked.count(found.is_some());
+        found
+    }
+
+    /// How often it was asked.
+    pub(crate) fn stats(&self, name: &'static str) -> CacheStats {
+        self.asked.stats(name)
     }
 
     pub(crate) fn put(&self, key: K, fd: V) {

@@ -68,8 +68,34 @@ pub(crate) struct FileBody {
     pub(crate) real: u64,
     /// No name leads to it any more, even if its inode has one that is hidden.
     pub(crate) nameless: bool,
-    /// Where its content is, if not in itself: kernel overlay's "metadata only copy up".
-    pub(crate) data: Option<Arc<Located>>,
+    pub(crate) data: Data,
+}
+
+/// Where the content of a file is.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Data {
+    /// In the file itself.
+    #[default]
+    Own,
+    /// In a file further down, of which this one has the metadata: kernel overlay's "metadata only copy up". `None` if
+    /// it is not there.
+    Below(Arc<Option<Located>>),
+}
+
+impl Data {
+    /// In a file further down, if it is there.
+    pub(crate) fn below(at: Option<Located>) -> Self {
+        Self::Below(Arc::new(at))
+    }
+
+    pub(crate) const fn is_own(&self) -> bool {
+        matches!(self, Self::Own)
+    }
+
+    /// Whether it is in a file of this branch, further down than the file itself.
+    pub(crate) fn is_below_on(&self, branch: BranchIndex) -> bool {
+        matches!(self, Self::Below(at) if at.as_ref().as_ref().is_some_and(|at| at.0 == branch))
+    }
 }
 
 /// An object of a branch by its path from the branch's root.
@@ -226,7 +252,7 @@ impl Inodes {
     /// Gives memory back after many nodes were forgotten.
     pub(crate) fn shrink(&self) {
         /// Fewer are not worth the time: the kernel forgets by the hundred under memory pressure.
-        const MANY: usize = 8192;
+        const MANY: usize = 512;
         let forgotten = self.forgotten.load(Ordering::Relaxed);
         if forgotten < MANY || forgotten < self.nodes.len() {
             return;

@@ -19,6 +19,8 @@ pub struct Known {
     pub node: Ino,
     /// Whether it is a directory.
     pub dir: bool,
+    /// A file that stands for another object since the branches were last changed: its pages are wrong.
+    pub changed: bool,
     /// Its directory and name, if it has one.
     pub name: Option<(Ino, Vec<u8>)>,
 }

@@ -61,12 +61,8 @@ fn mount(plan: &MountPlan, speaker: &Speaker, argv: &[OsString], background: boo
         for word in &plan.ignored {
             eprintln!("{}: unknown argument ignored: {word}", speaker.name());
         }
-        for spec in plan.branches.iter().filter(|spec| checks::has_foreign_whiteouts(spec)) {
-            eprintln!(
-                "{}: branch {:?} has whiteouts of unionfs-fuse in .unionfs, which are not read: what they hid shows again",
-                speaker.name(),
-                spec.path
-            );
+        for warning in checks::foreign_whiteouts(plan) {
+            eprintln!("{}: {warning}", speaker.name());
         }
     }
     if plan.fake {

@@ -15,10 +15,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, openat, statat};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
+use crate::branch::is_overlay_whiteout;
 use crate::error::Errno;
 use crate::place::Place;
 use crate::types::NAME_MAX;
@@ -201,8 +202,33 @@ impl DirMarks {
     }
 }
 
-/// Whether an empty file is a whiteout by xattr (overlayfs.rst, kernel 6.7).
-pub(crate) fn is_xattr_whiteout(place: &Place) -> bool {
+/// How an object hides its name, being none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whiteout {
+    /// A character device 0:0.
+    Device,
+    /// An empty file with the attribute.
+    Xattr,
+}
+
+/// Whether an object is a whiteout of its own name, where kernel overlay's marks count.
+///
+/// `is_device` tells whether a mark says of a character device 0:0 that it is one; `xwhiteouts`, whether the directory
+/// says that there may be whiteouts by attribute (overlayfs.rst, kernel 6.7).
+pub(crate) fn whiteout_by(
+    stat: &Stat,
+    xwhiteouts: bool,
+    place: impl FnOnce() -> Place,
+    is_device: impl FnOnce() -> Result<bool, Errno>,
+) -> Result<Option<Whiteout>, Errno> {
+    if is_overlay_whiteout(stat) {
+        return Ok((!is_device()?).then_some(Whiteout::Device));
+    }
+    let empty = stat.st_size == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    Ok((xwhiteouts && empty && is_xattr_whiteout(&place())).then_some(Whiteout::Xattr))
+}
+
+fn is_xattr_whiteout(place: &Place) -> bool {
     WHITEOUT_XATTRS.iter().any(|name| place.getxattr(name, &mut [0; 8]).is_ok())
 }
 

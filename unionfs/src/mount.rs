@@ -44,9 +44,10 @@ impl<C: Core> Server<C> {
     /// If threads cannot be started, or `/dev/fuse` fails; the filesystem is unmounted then too.
     pub fn run(self) -> Result<(), MountError> {
         let Self { service, reading, rings, stats, guard, session, channel, .. } = self;
-        crate::sys::allocate_from_one_arena();
-        // What reading the command line took is not needed again.
+        crate::sys::tune_allocator();
+        // What it took to read the command line and to mount is not needed again.
         crate::sys::give_memory_back();
+        crate::sys::give_code_back();
         fuse::control::watch(Arc::clone(service.core()), session.notifier());
         // By the rings come all but FORGET and INTERRUPT.
         let threads = if rings.is_some() { reading.threads.min(2) } else { reading.threads };

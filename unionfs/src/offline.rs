@@ -6,13 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use unionfs::Format;
 use unionfs::tools::Subject;
 use unionfs::tools::check::check;
 use unionfs::tools::convert::{Conversion, Converted, convert};
 use unionfs::tools::diff::diff;
 use unionfs::tools::export::{Notice, export};
 use unionfs::tools::whereis::{Place, Role, whereis};
+use unionfs::{BranchSpec, Format};
 
 use crate::cli::{CheckArgs, ConvertArgs, DiffArgs, ExportArgs, WhereArgs};
 
@@ -149,13 +149,17 @@ pub(crate) fn print_check(args: &CheckArgs) -> anyhow::Result<()> {
 
 /// Converts, and tells what was rewritten.
 pub(crate) fn print_convert(args: ConvertArgs) -> anyhow::Result<()> {
-    let how = Conversion { to: args.to, workdir: args.workdir, userxattr: args.userxattr };
-    let Converted { whiteouts, opaque, redirects, linked } = convert(&args.upper, &how)?;
-    let said = format!(
+    let lowers = args.lower.as_ref().map(BranchSpec::parse_list).transpose()?;
+    let how = Conversion { to: args.to, workdir: args.workdir, userxattr: args.userxattr, lowers };
+    let Converted { whiteouts, opaque, redirects, linked, adopted } = convert(&args.upper, &how)?;
+    let mut said = format!(
         "{}: {} format: {whiteouts} whiteouts, {opaque} opaque directories, {redirects} renamed directories rewritten\n",
         args.upper.display(),
         how.to
     );
+    if adopted > 0 {
+        said.push_str(&format!("{}: {adopted} whiteouts of unionfs-fuse adopted\n", args.upper.display()));
+    }
     if linked > 0 && how.to == Format::Overlay {
         eprintln!(
             "unionfs: hard-linked lower files were changed by one of their names: the kernel shows the old content by \

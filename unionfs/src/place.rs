@@ -4,12 +4,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, Stat, Timestamps, Uid, XattrFlags, chmodat, chownat, fstat, openat,
-    readlinkat, statat, utimensat,
+    AtFlags, CWD, Gid, Mode, OFlags, Stat, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fstat,
+    futimens, openat, readlinkat, statat, utimensat,
 };
+use rustix::path::Arg;
 use smallvec::SmallVec;
 
 use crate::error::Errno;
+use crate::sys;
 
 /// A name kept beside the descriptor of its directory, without an allocation while it is short.
 pub(crate) type ShortName = SmallVec<[u8; 32]>;
@@ -21,6 +23,8 @@ pub(crate) enum Place {
     Name(Arc<OwnedFd>, ShortName),
     /// An object that has no name any more, or a directory: a descriptor, often `O_PATH`.
     Fd(Arc<OwnedFd>),
+    /// A file that is open for reading and writing.
+    File(Arc<OwnedFd>),
 }
 
 type Outcome<T> = Result<T, Errno>;
@@ -29,7 +33,7 @@ impl Place {
     pub(crate) fn stat(&self) -> Outcome<Stat> {
         match self {
             Self::Name(dir, name) => statat(dir, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW),
-            Self::Fd(fd) => fstat(fd),
+            Self::Fd(fd) | Self::File(fd) => fstat(fd),
         }
     }
 
@@ -38,7 +42,7 @@ impl Place {
         let flags = flags | OFlags::CLOEXEC;
         match self {
             Self::Name(dir, name) => openat(dir, name.as_slice(), flags | OFlags::NOFOLLOW, Mode::empty()),
-            Self::Fd(_) => openat(CWD, self.proc_path(), flags, Mode::empty()),
+            Self::Fd(_) | Self::File(_) => openat(CWD, self.proc_path(), flags, Mode::empty()),
         }
     }
 
@@ -49,14 +53,23 @@ impl Place {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 openat(dir, name.as_slice(), flags, Mode::empty()).map(Arc::new)
             }
-            Self::Fd(fd) => Ok(Arc::clone(fd)),
+            Self::Fd(fd) | Self::File(fd) => Ok(Arc::clone(fd)),
         }
+    }
+
+    /// The descriptor of an open file.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` for any other place.
+    pub(crate) fn file(&self) -> Outcome<&OwnedFd> {
+        if let Self::File(file) = self { Ok(file) } else { Err(Errno::BADF) }
     }
 
     pub(crate) fn readlink(&self) -> Outcome<Vec<u8>> {
         let target = match self {
             Self::Name(dir, name) => readlinkat(dir, name.as_slice(), Vec::new()),
-            Self::Fd(fd) => readlinkat(fd, c"", Vec::new()),
+            Self::Fd(fd) | Self::File(fd) => readlinkat(fd, c"", Vec::new()),
         };
         target.map(std::ffi::CString::into_bytes)
     }
@@ -67,6 +80,7 @@ impl Place {
         match self {
             Self::Name(dir, name) => chmodat(dir, name.as_slice(), mode, AtFlags::empty()),
             Self::Fd(_) => chmodat(CWD, self.proc_path(), mode, AtFlags::empty()),
+            Self::File(fd) => fchmod(fd, mode),
         }
     }
 
@@ -74,7 +88,7 @@ impl Place {
         let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         match self {
             Self::Name(dir, name) => chownat(dir, name.as_slice(), uid, gid, AtFlags::SYMLINK_NOFOLLOW),
-            Self::Fd(fd) => chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH),
+            Self::Fd(fd) | Self::File(fd) => chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH),
         }
     }
 
@@ -82,13 +96,18 @@ impl Place {
         match self {
             Self::Name(dir, name) => utimensat(dir, name.as_slice(), times, AtFlags::SYMLINK_NOFOLLOW),
             Self::Fd(_) => utimensat(CWD, self.proc_path(), times, AtFlags::empty()),
+            Self::File(fd) => futimens(fd, times),
         }
     }
 
     pub(crate) fn getxattr(&self, name: &[u8], value: &mut [u8]) -> Outcome<usize> {
         match self {
+            Self::Name(dir, at) if sys::has_xattrat() => at
+                .as_slice()
+                .into_with_c_str(|at| name.into_with_c_str(|name| sys::getxattrat(dir, at, name, value))),
             Self::Name(..) => rustix::fs::lgetxattr(self.proc_path(), name, value),
             Self::Fd(_) => rustix::fs::getxattr(self.proc_path(), name, value),
+            Self::File(fd) => rustix::fs::fgetxattr(fd, name, value),
         }
     }
 
@@ -112,8 +131,12 @@ impl Place {
         let mut buf = vec![0; 1024];
         loop {
             let listed = match self {
+                Self::Name(dir, at) if sys::has_xattrat() => {
+                    at.as_slice().into_with_c_str(|at| sys::listxattrat(dir, at, &mut buf))
+                }
                 Self::Name(..) => rustix::fs::llistxattr(self.proc_path(), &mut *buf),
                 Self::Fd(_) => rustix::fs::listxattr(self.proc_path(), &mut *buf),
+                Self::File(fd) => rustix::fs::flistxattr(fd, &mut *buf),
             };
             match listed {
                 Ok(len) => {
@@ -130,6 +153,7 @@ impl Place {
         match self {
             Self::Name(..) => rustix::fs::lsetxattr(self.proc_path(), name, value, flags),
             Self::Fd(_) => rustix::fs::setxattr(self.proc_path(), name, value, flags),
+            Self::File(fd) => rustix::fs::fsetxattr(fd, name, value, flags),
         }
     }
 
@@ -137,14 +161,15 @@ impl Place {
         match self {
             Self::Name(..) => rustix::fs::lremovexattr(self.proc_path(), name),
             Self::Fd(_) => rustix::fs::removexattr(self.proc_path(), name),
+            Self::File(fd) => rustix::fs::fremovexattr(fd, name),
         }
     }
 
-    /// The object through /proc, for the calls that take no descriptor (proc_pid_fd(5)).
+    /// The object through /proc, for the calls that take no descriptor, on older kernels or on all (proc_pid_fd(5)).
     pub(crate) fn proc_path(&self) -> Vec<u8> {
         let (fd, name) = match self {
             Self::Name(dir, name) => (dir.as_fd(), name.as_slice()),
-            Self::Fd(fd) => (fd.as_fd(), &[][..]),
+            Self::Fd(fd) | Self::File(fd) => (fd.as_fd(), &[][..]),
         };
         let mut path = format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes();
         if !name.is_empty() {

@@ -92,6 +92,7 @@ fn options(plan: &MountPlan) -> Options {
         no_acl: choice.no_acl,
         ids: choice.ids.clone(),
         override_stat: choice.override_stat.unwrap_or_else(|| default_override(plan)),
+        metacopy: choice.metacopy,
         ino32: choice.ino32,
     }
 }

@@ -296,6 +296,9 @@ bitflags::bitflags! {
     }
 }
 
+/// The bytes of a `struct fsxattr` (`linux/fs.h`): inode flags in other words than chattr(1)'s, and the project.
+pub type FsXattr = [u8; 28];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, XattrFlags,
-    flock, fstat, futimens, mkdirat, openat, unlinkat,
+    flock, fstat, futimens, mkdirat, openat, statat, unlinkat,
 };
 
 use crate::branch::{Branch, BranchError, DIR_FLAGS};
@@ -22,6 +22,10 @@ pub(crate) const TEMP: &str = "work";
 pub(crate) const CONVERTING: &str = "converting";
 /// Where hard-linked files that were copied up are found by the identity of their origin.
 pub(crate) const LINKS: &str = "links";
+/// In there, how the name of a copy ends that has no group: it could bear no record of its origin.
+pub(crate) const ALONE: &str = ".p";
+/// In there, how the name of an inode ends whose number a file took along to another branch.
+pub(crate) const LEFT: &str = ".r";
 
 /// The prefix of our own extended attributes that the branch can store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +111,7 @@ impl Work {
         let temp = Arc::new(open_private(&dir, TEMP).map_err(fail("mkdir"))?);
         let links = Arc::new(open_private(&dir, LINKS).map_err(fail("mkdir"))?);
         remove_children(&temp).map_err(fail("clean"))?;
+        clean_links(&links).map_err(fail("clean"))?;
         let own = probe_xattrs(&temp);
         let durable = Durable::probe(&temp);
         let inside = path.is_none().then(|| branch.root().try_clone()).transpose();
@@ -264,6 +269,23 @@ fn probe_xattrs(dir: &Arc<OwnedFd>) -> OwnXattrs {
         }
     }
     OwnXattrs::Absent
+}
+
+/// Removes copies from an index that a crash has left without a name, and content that had to go.
+fn clean_links(links: &OwnedFd) -> Result<(), Errno> {
+    for (name, ..) in read_names(links)? {
+        if name.ends_with(ALONE.as_bytes()) {
+            if statat(links, &*name, AtFlags::SYMLINK_NOFOLLOW)?.st_nlink == 1 {
+                unlinkat(links, &*name, AtFlags::empty())?;
+            }
+        } else if name.ends_with(LEFT.as_bytes()) {
+            let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let left = openat(links, &*name, flags, Mode::empty());
+            // It takes space, and does no harm.
+            left.and_then(|left| rustix::fs::ftruncate(left, 0)).unwrap_or_default();
+        }
+    }
+    Ok(())
 }
 
 /// Removes all a directory holds.

@@ -24,7 +24,10 @@ pub(crate) const METRICS: [&str; 3] = ["rss-idle", "rss-known", "rss-forgotten"]
 
 fn memory(bench: &mut Bench) -> Result<Vec<Metric>> {
     let many = bench.mount(Stack::Many)?;
-    let Some(idle) = many.resident()? else { return Ok(Vec::new()) };
+    if many.resident()?.is_none() {
+        return Ok(Vec::new());
+    }
+    let idle = settled(&many)?;
     let dirs = bench.amount(MANY_DIRS, MANY_DIRS / 10);
     let mut files = 0;
     for dir in 0..dirs {
@@ -44,11 +47,11 @@ fn memory(bench: &mut Bench) -> Result<Vec<Metric>> {
     Ok(METRICS.iter().zip([idle, known, forgotten]).map(|(name, bytes)| value(name, bytes)).collect())
 }
 
-/// The resident memory once it has stopped to fall, or after five seconds.
+/// The resident memory once it has stopped to fall, or after six seconds.
 fn settled(many: &Mounted) -> Result<u64> {
     let mut last = many.resident()?.unwrap_or(0);
-    for _ in 0..10 {
-        thread::sleep(Duration::from_millis(500));
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(1500));
         let now = many.resident()?.unwrap_or(0);
         if now == last {
             break;

@@ -131,6 +131,8 @@ fn sweep(paths: &Paths) -> Result<()> {
         }
         match Lock::try_existing(&run) {
             Ok(None) => {} // at work
+            // Whoever made it has finished since it was looked at.
+            Ok(Some(_lock)) if directory.join(CONFIG).exists() => {}
             Ok(Some(lock)) => {
                 rootless::as_root(|| remove_directories([&directory, &run]))?;
                 drop(lock);

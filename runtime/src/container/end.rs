@@ -14,8 +14,8 @@ use crate::spec::Base;
 use crate::state::{Lock, Status};
 use crate::volumes::Volume;
 
-/// How long the monitor may take to clear away after its container has ended, in milliseconds.
-const PATIENCE: u64 = 15_000;
+/// How long the monitor may take to clear away after its container has ended.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What goes with a container.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,7 +61,7 @@ pub fn stop(container: &Container, timeout: Option<u32>) -> Result<()> {
             init.signal_if_alive(rustix::process::Signal::KILL);
         }
     }
-    let patience = i64::try_from(PATIENCE).unwrap_or(i64::MAX);
+    let patience = i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX);
     match monitor.wait_end(patience).on("wait for", &container.config.name)? {
         true => Ok(()),
         false => {
@@ -92,7 +92,7 @@ pub fn wait(container: &Container) -> Result<u8> {
 ///
 /// [`Error::State`] if it runs and `force` is not set.
 pub fn remove(container: &Container, how: Removal) -> Result<()> {
-    let lock = match Lock::try_take(&container.run_dir())? {
+    let lock = match container.lock_unless_running()? {
         Some(lock) => lock,
         None if how.force => container.end_now()?,
         None => {
@@ -121,12 +121,12 @@ impl Container {
                 return Ok(lock);
             }
             let waited = start.elapsed();
-            if waited > Duration::from_millis(PATIENCE)
+            if waited > PATIENCE
                 && let Some(monitor) = state.monitor.and_then(|monitor| monitor.find())
             {
                 monitor.signal_if_alive(rustix::process::Signal::KILL);
             }
-            if waited > Duration::from_millis(2 * PATIENCE) {
+            if waited > 2 * PATIENCE {
                 return Err(Error::State(format!("container {} cannot be ended", self.config.name)));
             }
             std::thread::sleep(Duration::from_millis(5));

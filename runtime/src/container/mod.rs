@@ -9,6 +9,7 @@ mod run;
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -99,7 +100,8 @@ impl Container {
     /// The right to change it.
     fn lock(&self, act: &str) -> Result<Lock> {
         let name = &self.config.name;
-        let lock = Lock::try_take(&self.run_dir())?
+        let lock = self
+            .lock_unless_running()?
             .ok_or_else(|| Error::State(format!("cannot {act} container {name}: it is running")))?;
         if !self.dir().join(CONFIG).exists() {
             // It was removed since it was found.
@@ -107,6 +109,18 @@ impl Container {
             return Err(Error::Absent { kind: "container", name: name.clone() });
         }
         Ok(lock)
+    }
+
+    /// Its lock; `None` if it runs. Who has the lock and no monitor is making it, looking at it or removing it.
+    fn lock_unless_running(&self) -> Result<Option<Lock>> {
+        let start = Instant::now();
+        loop {
+            let lock = Lock::try_take(&self.run_dir())?;
+            if lock.is_some() || self.state()?.monitor.is_some() || start.elapsed() > end::PATIENCE {
+                return Ok(lock);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// All containers, the newest first. One that is just being made or removed is not among them.

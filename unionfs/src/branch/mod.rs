@@ -111,6 +111,11 @@ impl Branch {
         self.id.0
     }
 
+    /// What the filesystem of its root calls itself: `f_fsid` of statvfs(3), 0 if it has none.
+    pub(crate) fn label(&self) -> u64 {
+        rustix::fs::fstatvfs(&self.root).map_or(0, |told| told.f_fsid)
+    }
+
     /// Its root as an object.
     pub(crate) fn root_place(&self) -> Result<Place, Errno> {
         Ok(Place::Fd(Arc::new(rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?)))

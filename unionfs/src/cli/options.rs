@@ -48,6 +48,7 @@ pub(crate) struct MountChoice {
     pub(crate) udba: Udba,
     /// Which attribute holds owner, mode and kind, by `xattr_permissions=`.
     pub(crate) override_stat: Option<OverrideStat>,
+    pub(crate) metacopy: bool,
     pub(crate) ino32: bool,
     /// A mount point with files in it is taken.
     pub(crate) nonempty: bool,
@@ -168,9 +169,9 @@ pub(super) fn unescaped(path: &OsStr) -> PathBuf {
 }
 
 /// The branches as `/proc/mounts` shows them, cut to what mount(2) takes.
-pub(crate) fn shown_source(branches: &OsStr) -> String {
+pub(crate) fn shown_source(source: &str) -> String {
     const LONGEST: usize = 3000;
-    let mut text = branches.to_string_lossy().into_owned();
+    let mut text = source.to_owned();
     if text.len() > LONGEST {
         let cut = (0..=LONGEST).rev().find(|&at| text.is_char_boundary(at)).unwrap_or_default();
         text.truncate(cut);
@@ -279,7 +280,7 @@ mod tests {
             ("lowerdir=", "needs a value"),
             ("volatile=1", "takes no value"),
             ("redirect_dir=nofollow", "redirect"),
-            ("metacopy=on", "metacopy"),
+            ("metacopy=maybe", "metacopy"),
             ("nfs_export=on", "nfs_export"),
             ("verity=require", "verity"),
             ("datadir+=/x", "data-only"),

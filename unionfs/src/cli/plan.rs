@@ -93,10 +93,8 @@ impl MountPlan {
 
     /// The source that `/proc/mounts` is to show.
     pub(crate) fn shown_source<'a>(&self, branches: impl Iterator<Item = &'a BranchSpec>) -> String {
-        self.source.clone().unwrap_or_else(|| {
-            let branches: Vec<_> = branches.map(ToString::to_string).collect();
-            shown_source(OsStr::new(&branches.join(":")))
-        })
+        let listed = || branches.map(ToString::to_string).collect::<Vec<_>>().join(":");
+        shown_source(&self.source.clone().unwrap_or_else(listed))
     }
 }
 

@@ -29,7 +29,7 @@ Find what a crash, a copy or a foreign hand has left in a writable branch, one p
 
 Found are leftovers in the work directory, whiteouts that hide nothing or lie beside an object, marks of devices that \
 are gone, redirects that lead nowhere, marks in another format than the rest, records of origins that are not an \
-object's own, and orphans and wrong counts in the index of hard links. With the branches below (--lower) all of it is \
+object's own, and orphans in the index of hard links. With the branches below (--lower) all of it is \
 found, without them only what the branch tells by itself. A repair changes nothing that a union shows, and removes no \
 file with content. Without --format the branch's format is the one that most of its marks have.
 
@@ -47,6 +47,9 @@ it as upperdir, or to aufs's
 It may be interrupted at any moment: run it again to finish it; until then the branch can be mounted with format=aufs. \
 What the new format cannot hold is refused before anything is changed. An upper with renamed directories needs \
 redirect_dir=on (or follow) when the kernel mounts it.
+
+Whiteouts that unionfs-fuse left ('.unionfs-fuse', '.unionfs') become the union's own in either case. Where the \
+upper lacks a directory in which names are hidden, it is copied from the branches below, so --lower must name them.
 
 Until another work directory is named, kernel overlay's format has it beside the branch, in 'UPPER.work'.";
 
@@ -113,6 +116,9 @@ pub(crate) struct ConvertArgs {
     /// Write user.overlay attributes, for kernel overlay mounted with -o userxattr (as they always are without root)
     #[arg(long)]
     pub(crate) userxattr: bool,
+    /// The branches below UPPER, as in 'unionfs mount', for whiteouts of unionfs-fuse; they are only read
+    #[arg(long, value_name = "BRANCHES")]
+    pub(crate) lower: Option<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -72,6 +72,7 @@ pub(crate) static WORDS: &[Word] = &[
     word("volatile", Nothing, "Nothing is synced: fast, and a crash of the host may lose what was written", |c, _| { c.volatile = true; Ok(()) }),
     word("fsync", Value("0|1"), "0 is volatile", |c, v| { c.volatile = !truth(v)?; Ok(()) }),
     word("writeback", Either("0|1"), "The kernel collects small writes; less work, but times are the kernel's", |c, v| { c.writeback = truth(v)?; Ok(()) }),
+    word("metacopy", Value("on|off"), "With on, a change of mode, owner, times or attributes of a lower file alone copies no data; needs format=overlay, and who mounts the branch with the kernel must say metacopy=on too. off by default", |c, v| { c.metacopy = v == "on"; one_of(v, &["on", "off"], "write on or off") }),
     // Which writable branch.
     word("create", Value("POLICY"), "Where new objects go: tdp (the highest writable branch that has the directory), ff, rr, mfs[:SEC], pmfs[:SEC], lfs, rand", |c, v| parsed(&mut c.create, v)),
     word("create_policy", Value("POLICY"), "The same", |c, v| parsed(&mut c.create, v)),
@@ -92,7 +93,7 @@ pub(crate) static WORDS: &[Word] = &[
     // What is shown.
     word("allow_other", Nothing, "Everyone may use the mount (the default for root)", |c, _| { c.allow_other = Some(true); Ok(()) }),
     word("noallow_other", Nothing, "Only the user who mounts may use it", |c, _| { c.allow_other = Some(false); Ok(()) }),
-    word("allow_root", Nothing, "The same as allow_other: the kernel knows no smaller circle that has root in it", |c, _| { c.allow_other = Some(true); Ok(()) }),
+    word("allow_root", Nothing, "The same as noallow_other, which on root's mounts is root alone; into a user's own mount the kernel lets root only with its parameter fuse.allow_sys_admin_access=Y", |c, _| { c.allow_other = Some(false); Ok(()) }),
     word("default_permissions", Nothing, "The kernel checks modes and ACLs (the default)", |c, _| { c.default_permissions = Some(true); Ok(()) }),
     word("nodefault_permissions", Nothing, "Modes are not checked: for a mount that only its owner uses", |c, _| { c.default_permissions = Some(false); Ok(()) }),
     word("relaxed_permissions", Nothing, "The same as nodefault_permissions", |c, _| { c.default_permissions = Some(false); Ok(()) }),
@@ -104,6 +105,8 @@ pub(crate) static WORDS: &[Word] = &[
     word("entry_timeout", Value("SECONDS"), "The same; of several the smallest counts", shorten),
     word("attr_timeout", Value("SECONDS"), "The same", shorten),
     word("negative_timeout", Value("SECONDS"), "The same", shorten),
+    word("context", Value("LABEL"), "Without effect, as in fuse-overlayfs: how SELinux labels a FUSE mount is its policy's", NO_EFFECT),
+    word("auto_unmount", Nothing, "Without effect, as in fuse-overlayfs: a server that is told to end unmounts, one that is killed leaves that to 'unionfs umount'", NO_EFFECT),
     word("fsname", Value("NAME"), "The source that /proc/mounts shows", |c, v| { c.fsname = Some(text(v)?.to_owned()); Ok(()) }),
     word("subtype", Value("NAME"), "The type that /proc/mounts shows behind 'fuse.'", |c, v| { c.subtype = Some(text(v)?.to_owned()); Ok(()) }),
     // How it is served.
@@ -124,7 +127,6 @@ pub(crate) static WORDS: &[Word] = &[
     word("redirect_dir", Value("on|follow|off"), "Directories can always be renamed, and redirects are always followed", |_, v| one_of(v, &["on", "follow", "off"], "redirects cannot be left unfollowed: write on, follow or off")),
     word("index", Value("on|off"), "Hard links are always kept together", |_, v| one_of(v, &["on", "off"], "write on or off")),
     word("xino", Either("on|off|auto|FILE"), "Inode numbers are always unique and stay over a remount", NO_EFFECT),
-    word("metacopy", Value("off"), "Changes of owner or mode alone copy the data too", |_, v| one_of(v, &["off"], "metacopy=on is not done: data is copied up with its metadata")),
     word("nfs_export", Value("off"), "The mount cannot be exported by NFS", |_, v| one_of(v, &["off"], "nfs_export=on is not done: a FUSE mount with names in memory has no lasting handles")),
     word("uuid", Value("off|null|auto"), "The filesystem has no UUID", |_, v| one_of(v, &["off", "null", "auto"], "a FUSE mount has no UUID: write off, null or auto")),
     word("verity", Value("off"), "Digests are not checked", |_, v| one_of(v, &["off"], "fs-verity digests are not checked: mount with kernel overlay for verity=")),
@@ -138,7 +140,7 @@ pub(crate) static WORDS: &[Word] = &[
 pub(crate) const NO_MEANING: &[&str] = &[
     // fuse-overlayfs and kernel overlay: attributes count without a lookup, links of directories are 1, labels of
     // SELinux are the kernel's.
-    "static_nlink", "fast_ino", "fast_ino_check", "threaded", "context", "fscontext", "defcontext", "rootcontext",
+    "static_nlink", "fast_ino", "fast_ino_check", "threaded", "fscontext", "defcontext", "rootcontext",
     "userxattr", "override_creds", "nooverride_creds",
     // unionfs-fuse: copy-on-write is always on, nothing of ours shows in the mount.
     "cow", "preserve_branch", "hide_meta_dir", "hide_meta_files", "noinitgroups", "statfs_omit_ro", "debug_file",
@@ -152,7 +154,7 @@ pub(crate) const NO_MEANING: &[&str] = &[
     "hard_remove", "noforget", "remember", "nopath", "big_writes", "large_read", "async_read", "sync_read",
     "atomic_o_trunc", "splice_read", "splice_write", "splice_move", "no_splice_read", "no_splice_write",
     "no_splice_move", "max_read", "max_write", "max_readahead", "max_background", "congestion_threshold",
-    "auto_unmount", "ac_attr_timeout", "clone_fd", "max_idle_threads", "max_threads", "async_dio", "no_remote_lock",
+    "ac_attr_timeout", "clone_fd", "max_idle_threads", "max_threads", "async_dio", "no_remote_lock",
     "no_remote_flock", "no_remote_posix_lock", "fd", "rootmode", "user_id", "group_id", "blksize",
     // mount(8) and fstab(5).
     "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev", "nofail", "silent", "loud",

@@ -10,7 +10,10 @@ use rustix::fs::inotify::ReadFlags;
 
 use crate::error::Result;
 use crate::live::{Known, Live};
-use crate::types::{Attr, DirEntry, Entry, FileKind, Ino, Name, NewNode, RenameFlags, Seek, SetAttr, StatFs};
+use crate::tally::CacheStats;
+use crate::types::{
+    Attr, DirEntry, Entry, FileKind, FsXattr, Ino, Name, NewNode, RenameFlags, Seek, SetAttr, StatFs,
+};
 use crate::union::{InUse, Outside, Union};
 
 /// Declares the trait and hands each method to the inherent one of [`Union`].
@@ -70,6 +73,7 @@ macro_rules! core_api {
 
 core_api! {
     fn node_count(&self) -> usize;
+    fn cache_stats(&self) -> Vec<CacheStats>;
     fn lookup(&self, dir: Ino, name: Name<'_>) -> Result<Option<Entry>>;
     fn forget(&self, node: Ino, count: u64);
     fn getattr(&self, node: Ino) -> Result<Attr>;
@@ -101,4 +105,6 @@ core_api! {
     fn removexattr(&self, node: Ino, name: &OsStr) -> Result<()>;
     fn inode_flags(&self, node: Ino) -> Result<u32>;
     fn set_inode_flags(&self, node: Ino, flags: u32) -> Result<()>;
+    fn inode_attributes(&self, node: Ino) -> Result<FsXattr>;
+    fn set_inode_attributes(&self, node: Ino, attr: &FsXattr) -> Result<()>;
 }

@@ -7,12 +7,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::api::Core;
 use super::channel::{Channel, HEAD, How, ROOM, Read};
+use super::follow::{Follow, Keeper};
 use super::message::Message;
-use super::seats::Seats;
+use super::seats::{Seat, Seats};
 use super::serve::Service;
 use super::spin::Spin;
 use super::stats::{Shard, Stats, bump};
@@ -45,30 +46,39 @@ pub(crate) fn run<C: Core>(
 ) -> io::Result<()> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let seats = Seats::new(reading.threads, cpus);
+    let keeper = Keeper::new(session);
     let failed = Mutex::new(None);
     let fail = |error| {
         failed.lock().get_or_insert(error);
         seats.end();
     };
+    let worker = |me| -> io::Result<_> {
+        let (channel, shard, spin) = (Channel::open(&**session)?, stats.shard(), Spin::new(reading.spin));
+        Ok(Worker { me, seats: &seats, keeper: &keeper, service, channel, shard, spin })
+    };
+    // The last is the next to be hired.
+    let home = Mutex::new((0..reading.threads).rev().map(worker).collect::<io::Result<Vec<_>>>()?);
+    let home = &home;
     thread::scope(|scope| {
-        let start = |me| -> io::Result<()> {
-            let worker = Worker {
-                me,
-                seats: &seats,
-                service,
-                channel: Channel::open(&**session)?,
-                shard: stats.shard(),
-                spin: Spin::new(reading.spin),
+        let hire = || -> io::Result<()> {
+            let Some(name) = home.lock().last().map(|worker| format!("union-{}", worker.me)) else {
+                return Ok(());
             };
-            let work = move || worker.run().unwrap_or_else(fail);
-            thread::Builder::new().name(format!("union-{me}")).spawn_scoped(scope, work)?;
-            Ok(())
+            // The thread takes its place itself: one that could not be started has taken none.
+            let work = move || {
+                let worker = home.lock().pop();
+                match worker.map_or(Ok(None), Worker::run) {
+                    Ok(worker) => home.lock().extend(worker),
+                    Err(error) => fail(error),
+                }
+            };
+            thread::Builder::new().name(name).spawn_scoped(scope, work).map(drop)
         };
-        (0..reading.threads).try_for_each(start).unwrap_or_else(fail);
+        hire().unwrap_or_else(fail);
         if let Some(rings) = rings {
             uring::start(scope, rings, service, session, stats, &fail).unwrap_or_else(fail);
         }
-        seats.watch();
+        seats.watch(&keeper, &|| hire().unwrap_or_else(|error| warn!(%error, "a thread cannot be started")));
         if failed.lock().is_some() {
             give_up();
         }
@@ -79,6 +89,7 @@ pub(crate) fn run<C: Core>(
 struct Worker<'s, C> {
     me: usize,
     seats: &'s Seats,
+    keeper: &'s Keeper<'s>,
     service: &'s Service<C>,
     channel: Channel,
     shard: Arc<Shard>,
@@ -86,28 +97,35 @@ struct Worker<'s, C> {
 }
 
 impl<C: Core> Worker<'_, C> {
-    fn run(mut self) -> io::Result<()> {
+    /// Serves for as long as there is a seat; returns itself if it may be needed again.
+    fn run(mut self) -> io::Result<Option<Self>> {
         let (mut request, mut reply) = (vec![0; ROOM], vec![0; ROOM]);
-        while self.seats.take(self.me) {
+        let mut follow = Follow::new(self.keeper);
+        loop {
+            match self.seats.take(self.me) {
+                Seat::Yours => {}
+                Seat::NotNow => return Ok(Some(self)),
+                Seat::Never => return Ok(None),
+            }
             loop {
-                match self.next(&mut request)? {
-                    Read::Request(size) => self.handle(&request[..size], &mut reply),
+                match self.next(&mut follow, &mut request)? {
+                    Read::Request(size) => self.handle(&mut follow, &request[..size], &mut reply),
                     Read::Empty => continue,
                     Read::Gone => {
                         self.seats.end();
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
                 if !self.seats.finish(self.me) {
                     break;
                 }
             }
+            follow.stop();
         }
-        Ok(())
     }
 
     /// Waits for a request: looks, asks again for a moment, sleeps.
-    fn next(&mut self, room: &mut [u8]) -> io::Result<Read> {
+    fn next(&mut self, follow: &mut Follow<'_>, room: &mut [u8]) -> io::Result<Read> {
         let Self { channel, seats, shard, spin, .. } = self;
         let ready = channel.read(How::Eager, room)?;
         if ready != Read::Empty {
@@ -119,7 +137,9 @@ impl<C: Core> Worker<'_, C> {
             Ok(Read::Empty) => None,
             met => Some(met),
         };
-        if seats.alone()
+        if follow.is_on() {
+            follow.found_empty();
+        } else if seats.alone()
             && let Some(met) = spin.until(ask)
         {
             bump(&shard.reads.spinning, 1);
@@ -129,32 +149,27 @@ impl<C: Core> Worker<'_, C> {
         channel.read(How::Blocking, room)
     }
 
-    fn handle(&self, request: &[u8], reply: &mut [u8]) {
+    fn handle(&self, follow: &mut Follow<'_>, request: &[u8], reply: &mut [u8]) {
         self.seats.begin(self.me);
         let Some(message) = Message::joined(request) else {
             error!(size = request.len(), "a request without a head was dropped");
             return;
         };
         let opcode = message.opcode();
-        if takes_long(opcode) {
-            self.seats.leave(self.me);
-        }
         let start = Instant::now();
+        if takes_long(opcode) {
+            follow.stop();
+            self.seats.leave(self.me);
+        } else {
+            follow.met(&message.header, self.seats.alone(), start);
+        }
         let answer = self.service.serve(&message, &mut reply[HEAD..]);
         self.shard.count(opcode, start.elapsed());
         self.channel.answer(opcode, message.header.unique, answer, reply);
     }
 }
 
-/// Requests that wait for a disk by their nature.
+/// Requests that wait for a disk by their nature. A large copy or allocation is found by the watcher: most are small.
 const fn takes_long(opcode: Opcode) -> bool {
-    matches!(
-        opcode,
-        Opcode::FSYNC
-            | Opcode::FSYNCDIR
-            | Opcode::SYNCFS
-            | Opcode::FALLOCATE
-            | Opcode::COPY_FILE_RANGE
-            | Opcode::COPY_FILE_RANGE_64
-    )
+    matches!(opcode, Opcode::FSYNC | Opcode::FSYNCDIR | Opcode::SYNCFS)
 }

@@ -1,13 +1,17 @@
 //! What is asked of a mount through its root: virtual extended attributes `user.unionfs.ctl.*`.
 //!
 //! They need no socket and no path of their own, work wherever the mount point can be seen (in a container, in
-//! another mount namespace) and for whoever may: reading is free, commands are the server's user's and root's.
+//! another mount namespace) and for whoever may. Reading is free. Commands are the server's user's and root's, and go
+//! by an ioctl(2) of the root, for no attribute can be set where the kernel has the mount read-only.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags, open};
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -15,13 +19,14 @@ use super::api::Core;
 use super::negotiate::Features;
 use super::stats::Stats;
 use crate::error::{Errno, Error, Result};
+use crate::sys;
 use crate::union::{Outside, read_events};
 use crate::users::{self, Device};
 
 /// The names of all control attributes begin with this.
 pub const PREFIX: &str = "user.unionfs.ctl.";
-/// Setting it carries a command out: its words, each ended by NUL.
-pub const COMMAND: &str = "user.unionfs.ctl.command";
+/// The ioctl(2) that carries a command out: its words, each ended by NUL, and NULs to the end.
+pub(crate) const COMMAND: u32 = sys::COMMAND;
 /// Why the last command failed.
 pub const REFUSAL: &str = "user.unionfs.ctl.refusal";
 /// What was negotiated with the kernel, as JSON.
@@ -42,6 +47,23 @@ pub(crate) struct Control {
     mountpoint: PathBuf,
     device: OnceLock<Option<Device>>,
     refusal: Mutex<String>,
+}
+
+/// Has the union mounted at `root` carry out a command: `add INDEX PATH=PERM`, `del PATH`, `mod PATH=PERM`.
+///
+/// # Errors
+///
+/// `EBUSY` if it refuses (then [`REFUSAL`] tells why), `EPERM` for who may not, `E2BIG` for words of more than 8 KiB.
+pub fn send(root: &Path, words: &[&OsStr]) -> std::result::Result<(), Errno> {
+    let mut text = Vec::new();
+    for word in words {
+        text.extend_from_slice(word.as_bytes());
+        text.push(0);
+    }
+    let mut room = [0; sys::COMMAND_SIZE];
+    room.get_mut(..text.len()).ok_or(Errno::TOOBIG)?.copy_from_slice(&text);
+    let root = open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    sys::send_command(root, &room)
 }
 
 impl Control {
@@ -100,9 +122,19 @@ impl Control {
             })
             .collect();
         let reads = self.stats.reads();
+        let caches: Vec<_> = core
+            .cache_stats()
+            .iter()
+            .map(|cache| json!({"cache": cache.name, "hits": cache.hits, "misses": cache.misses}))
+            .collect();
+        let passthrough = self.features.live("PASSTHROUGH");
+        let uring = self.features.live("OVER_IO_URING");
         json!({
             "nodes": core.node_count(),
             "rss_kib": resident_kib(),
+            "io": if passthrough { "passthrough" } else { "stateless" },
+            "transport": if uring { "uring" } else { "classic" },
+            "caches": caches,
             "requests": {"waiting": reads.waiting, "spinning": reads.spinning, "asleep": reads.asleep},
             "ops": ops,
         })
@@ -114,7 +146,7 @@ impl Control {
             return Err(Error::rule("command", Errno::PERM));
         }
         let text = String::from_utf8_lossy(value);
-        let words: Vec<_> = text.split_terminator('\0').collect();
+        let words: Vec<_> = text.trim_end_matches('\0').split('\0').collect();
         info!(?words, "command");
         let device = *self.device.get_or_init(|| users::device_of_mount(&self.mountpoint));
         let users = device.map(users::users).unwrap_or_default();
@@ -135,19 +167,19 @@ impl Control {
         let known = core.known();
         let epoch = super::wire::notification(NOTIFY_INC_EPOCH);
         if rustix::io::write(&*self.channel, &epoch).is_err() {
-            // Before Linux 6.16: name by name, from another thread, for the caller holds the root's lock.
+            // Before Linux 6.16: name by name, from another thread: whoever holds a directory's lock may wait for this one.
             let (notifier, known) = (self.notifier.clone(), known.clone());
             let forget = move || {
                 for (dir, name) in known.into_iter().filter_map(|node| node.name) {
-                    let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&name);
+                    let name = OsStr::from_bytes(&name);
                     notifier.inval_entry(INodeNo(dir.get()), name).unwrap_or_default();
                 }
             };
             std::thread::spawn(forget);
         }
-        for node in known.into_iter().filter(|node| node.dir) {
+        for node in known.into_iter().filter(|node| node.dir || node.changed) {
             if let Err(error) = self.notifier.inval_inode(INodeNo(node.node.get()), 0, 0) {
-                warn!(%error, node = node.node.get(), "listing not dropped");
+                warn!(%error, node = node.node.get(), "listing or pages not dropped");
             }
         }
     }
@@ -159,7 +191,7 @@ pub(crate) fn watch<C: Core>(core: std::sync::Arc<C>, notifier: Notifier) {
     let tell = move || {
         let ended = read_events(&fd, |watch, events, name| match core.outside(watch, events, name) {
             Some(Outside::Name { dir, name }) => {
-                let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&name);
+                let name = OsStr::from_bytes(&name);
                 notifier.inval_entry(INodeNo(dir.get()), name).unwrap_or_default();
                 notifier.inval_inode(INodeNo(dir.get()), 0, 0).unwrap_or_default();
             }

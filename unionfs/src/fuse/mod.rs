@@ -15,6 +15,7 @@ mod api;
 mod channel;
 mod classic;
 pub mod control;
+mod follow;
 mod message;
 mod negotiate;
 mod op;

@@ -193,6 +193,12 @@ impl Open {
         self.flags & libc::O_EXCL != 0
     }
 
+    /// Whether the file is to be run: `__FMODE_EXEC`, which execve(2) alone sets (include/linux/fs.h).
+    pub(crate) const fn runs(self) -> bool {
+        const FMODE_EXEC: i32 = 0x20;
+        self.flags & FMODE_EXEC != 0
+    }
+
     /// The open of a file that has just been made: there is nothing to truncate.
     pub(crate) const fn of_new(self) -> Self {
         Self { flags: self.flags & !libc::O_TRUNC, ..self }

@@ -15,6 +15,8 @@
 //!   a writer already passes through stays until the next open; the kernel asks nobody then.)
 //! - A write through a shared mapping changes times and blocks and tells nobody. While any open could map a backing
 //!   file writable, the attributes of its inode are valid for no time, and they are dropped when the last is closed.
+//! - With `O_TRUNC` in OPEN the kernel asks only after it whether the file is a running program, unless it is to be
+//!   written. Programs are counted here, so that `O_RDONLY | O_TRUNC` gets `ETXTBSY` with the file as it was.
 //! - Pages that were cached before an inode was passed through are stale after it; only an open that joins others, or
 //!   one of a file that was never passed through, keeps them.
 
@@ -44,6 +46,8 @@ const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
 mod handle {
     /// It may have been mapped writable.
     pub(super) const MAPPER: u64 = 1;
+    /// It is of a program that runs.
+    pub(super) const PROGRAM: u64 = 2;
 }
 
 /// The inodes that are open.
@@ -63,6 +67,7 @@ struct State {
     way: Way,
     opens: u32,
     mappers: u32,
+    programs: u32,
 }
 
 /// Where reads and writes go.
@@ -101,6 +106,9 @@ impl Opens {
     /// What truncating or copying up says. Where a file merely cannot be passed through, it is cached.
     pub(crate) fn open(&self, core: &impl Core, node: Ino, open: Open) -> Result<Opened> {
         if open.truncates() {
+            if !open.writes() && self.shard(node).lock().get(&node).is_some_and(|state| state.programs > 0) {
+                return Err(Error::rule("open", Errno::TXTBSY));
+            }
             let change = SetAttr { size: Some(0), kill_suidgid: open.kill_suidgid, ..SetAttr::default() };
             core.setattr(node, &change)?;
         }
@@ -118,7 +126,7 @@ impl Opens {
                 self.join(node, other.get_mut(), open, file.as_ref(), set_ids)
             }
             Entry::Vacant(first) => {
-                let state = first.insert(State { way, opens: 0, mappers: 0 });
+                let state = first.insert(State { way, opens: 0, mappers: 0, programs: 0 });
                 let mut opened = self.join(node, state, open, file.as_ref(), set_ids)?;
                 if !keep {
                     opened.flags &= !FOPEN_KEEP_CACHE;
@@ -153,9 +161,11 @@ impl Opens {
         target: Option<&OwnedFd>,
         set_ids: bool,
     ) -> Result<Opened> {
+        let program = if open.runs() { handle::PROGRAM } else { 0 };
         let Way::Backed { id, file } = state.way else {
             state.opens += 1;
-            return Ok(Opened { handle: 0, flags: FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, backing_id: 0 });
+            state.programs += u32::from(open.runs());
+            return Ok(Opened { handle: program, flags: FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, backing_id: 0 });
         };
         if open.writes() && target.map(file_id).transpose()? != Some(file) {
             // The branches have changed since others opened it, and the kernel takes no second backing file. The old
@@ -163,8 +173,12 @@ impl Opens {
             return Err(Error::rule("open", Errno::TXTBSY));
         }
         state.opens += 1;
-        let mut opened =
-            Opened { handle: 0, flags: FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, backing_id: id.cast_signed() };
+        state.programs += u32::from(open.runs());
+        let mut opened = Opened {
+            handle: program,
+            flags: FOPEN_PASSTHROUGH | FOPEN_NOFLUSH,
+            backing_id: id.cast_signed(),
+        };
         if set_ids {
             opened.flags |= FOPEN_DIRECT_IO;
         }
@@ -188,6 +202,7 @@ impl Opens {
         };
         let state = entry.get_mut();
         state.opens -= 1;
+        state.programs -= u32::from(given & handle::PROGRAM != 0);
         let mut last_mapper = false;
         if given & handle::MAPPER != 0 {
             state.mappers -= 1;

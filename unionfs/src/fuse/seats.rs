@@ -2,7 +2,8 @@
 //!
 //! Threads that sleep in read(2) while another spins are woken for requests that the spinner takes, and each such
 //! wake-up costs what the spinning saves. So reading is a *seat*: at first there is one, and threads without a seat
-//! are parked. A seat passes on or multiplies in three cases:
+//! are parked, for a while; then they go home, and are hired again when they are missed (a thread keeps buffers, and
+//! what its allocator holds for it). A seat passes on or multiplies in three cases:
 //!
 //! - a thread gives its seat up before a request that is known to take long ([`Seats::leave`]);
 //! - a request that turns out to take long (the first write to a large file copies it up, a disk is slow) loses the
@@ -12,12 +13,16 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::follow::Keeper;
 
 /// How often the watcher looks: the longest that an unexpectedly slow request holds up the others is twice this.
 const LOOK: Duration = Duration::from_millis(2);
 /// Looks without a request after which the watcher sleeps.
 const PATIENCE: u32 = 25;
+/// How long a thread waits for a seat before it goes home, and the watcher for a request before memory is given back.
+const REST: Duration = Duration::from_secs(1);
 /// Requests between two looks from which on they are quick, and more readers than CPUs cannot help.
 const QUICK: u64 = 64;
 
@@ -46,7 +51,19 @@ struct State {
     free: usize,
     /// Seats that somebody is on, which are the marks that are not parked.
     taken: usize,
+    /// Threads that wait for a seat.
+    waiting: usize,
     over: bool,
+}
+
+/// What a thread that wants a seat is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seat {
+    Yours,
+    /// None will be free for some time: go home.
+    NotNow,
+    /// All is over.
+    Never,
 }
 
 /// What a thread's mark tells, in its two low bits; above them is a count of its requests.
@@ -80,7 +97,7 @@ impl Seats {
     /// One free seat for `threads` threads on a machine of `cpus` CPUs.
     pub(super) fn new(threads: usize, cpus: usize) -> Self {
         Self {
-            state: Mutex::new(State { free: 1, taken: 0, over: false }),
+            state: Mutex::new(State { free: 1, taken: 0, waiting: 0, over: false }),
             parked: Condvar::new(),
             watcher: Condvar::new(),
             watcher_sleeps: AtomicBool::new(false),
@@ -92,19 +109,24 @@ impl Seats {
         }
     }
 
-    /// Waits for a seat; false when it is all over.
-    pub(super) fn take(&self, me: usize) -> bool {
+    /// Waits for a seat.
+    pub(super) fn take(&self, me: usize) -> Seat {
         let mut state = self.state.lock();
         while state.free == 0 && !state.over {
-            self.parked.wait(&mut state);
+            state.waiting += 1;
+            let late = self.parked.wait_for(&mut state, REST).timed_out();
+            state.waiting -= 1;
+            if late && state.free == 0 && !state.over {
+                return Seat::NotNow;
+            }
         }
         if state.over {
-            return false;
+            return Seat::Never;
         }
         state.free -= 1;
         state.taken += 1;
         self.change(me, Doing::READING);
-        true
+        Seat::Yours
     }
 
     /// The thread has read a request and begins to serve it.
@@ -162,8 +184,18 @@ impl Seats {
 
     fn pass_on(&self, state: &mut State) {
         state.taken -= 1;
+        self.free_one(state);
+    }
+
+    /// A seat is free: for a thread that waits, or one that the watcher hires.
+    fn free_one(&self, state: &mut State) {
         state.free += 1;
-        self.parked.notify_one();
+        if state.waiting > 0 {
+            self.parked.notify_one();
+        } else {
+            self.watcher_sleeps.store(false, Ordering::Relaxed);
+            self.watcher.notify_all();
+        }
     }
 
     fn leave_surplus(&self, me: usize) -> bool {
@@ -183,23 +215,46 @@ impl Seats {
         self.watcher.notify_all();
     }
 
-    /// Looks after the seats until it is all over. The calling thread does nothing else.
-    pub(super) fn watch(&self) {
+    /// Looks after the seats, and who follows a client, until it is all over. The calling thread does nothing else but
+    /// `hire` a thread, if one is at home, for a seat that nobody waits for.
+    pub(super) fn watch(&self, keeper: &Keeper<'_>, hire: &dyn Fn()) {
         let mut state = self.state.lock();
         let mut before = self.look();
         let mut idle = 0;
         while !state.over {
-            if idle < PATIENCE || !self.may_sleep() {
+            if idle < PATIENCE || state.free > 0 || !self.may_sleep() {
                 self.watcher.wait_for(&mut state, LOOK);
             } else {
-                self.watcher.wait(&mut state);
+                self.rest(&mut state);
                 idle = 0;
             }
             let now = self.look();
             idle = if now.served == before.served { idle + 1 } else { 0 };
-            self.free_the_stuck(&mut state, &before, &now);
-            self.follow_the_load(&mut state, &before, &now);
+            let stuck = self.free_the_stuck(&mut state, &before, &now);
+            keeper.look(now.served - before.served, stuck);
+            // A follower always finds a request waiting: its client has just made room for it.
+            if !keeper.follows() {
+                self.follow_the_load(&mut state, &before, &now);
+            }
             before = now;
+            if state.free > state.waiting && !state.over {
+                MutexGuard::unlocked(&mut state, hire);
+            }
+        }
+    }
+
+    /// Sleeps until a request comes. When none has come for a while, the memory goes back that serving took and rest does
+    /// not need.
+    fn rest(&self, state: &mut MutexGuard<'_, State>) {
+        if !self.watcher.wait_for(state, REST).timed_out() {
+            return;
+        }
+        MutexGuard::unlocked(state, || {
+            crate::sys::give_memory_back();
+            crate::sys::give_code_back();
+        });
+        while self.watcher_sleeps.load(Ordering::SeqCst) && !state.over {
+            self.watcher.wait(state);
         }
     }
 
@@ -219,15 +274,18 @@ impl Seats {
         Look { marks, served, empty: self.empty.load(Ordering::Relaxed) }
     }
 
-    /// Takes the seat of each thread that still serves the request it served at the last look.
-    fn free_the_stuck(&self, state: &mut State, before: &Look, now: &Look) {
+    /// Takes the seat of each thread that still serves the request it served at the last look, and tells if there was one.
+    fn free_the_stuck(&self, state: &mut State, before: &Look, now: &Look) -> bool {
+        let mut any = false;
         for (mark, (then, now)) in self.marks.iter().zip(before.marks.iter().zip(&now.marks)) {
             let stuck = now.kind() == Doing::SERVING && then == now;
             let parked = now.but(Doing::PARKED).0;
             if stuck && mark.compare_exchange(now.0, parked, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 self.pass_on(state);
+                any = true;
             }
         }
+        any
     }
 
     /// Adds a seat if requests were waiting at every turn; goes back to one if readers slept as often as not.
@@ -236,10 +294,9 @@ impl Seats {
         let seats = state.free + state.taken;
         let most = if served >= QUICK { self.cpus.min(self.marks.len()) } else { self.marks.len() };
         if served > 1 && empty == 0 && seats < most {
-            state.free += 1;
+            self.free_one(state);
             self.crowded.store(true, Ordering::Relaxed);
             self.surplus.store(false, Ordering::Relaxed);
-            self.parked.notify_one();
         } else if seats > 1 && empty * 2 >= served {
             state.free = usize::from(state.taken == 0);
             self.crowded.store(false, Ordering::Relaxed);
@@ -257,100 +314,5 @@ struct Look {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
-    use std::thread;
-    use std::time::Instant;
-
-    use super::*;
-
-    /// Threads that serve requests which take as long as `work` says, until `over`.
-    fn serve(seats: &Arc<Seats>, threads: usize, work: fn(usize)) -> Vec<thread::JoinHandle<()>> {
-        let mut handles: Vec<_> = (0..threads)
-            .map(|me| {
-                let seats = Arc::clone(seats);
-                thread::spawn(move || {
-                    while seats.take(me) {
-                        loop {
-                            seats.begin(me);
-                            work(me);
-                            if !seats.finish(me) || seats.state.lock().over {
-                                break;
-                            }
-                        }
-                    }
-                })
-            })
-            .collect();
-        let watched = Arc::clone(seats);
-        handles.push(thread::spawn(move || watched.watch()));
-        handles
-    }
-
-    fn within(time: Duration, mut done: impl FnMut() -> bool) -> bool {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            if done() {
-                return true;
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        false
-    }
-
-    #[test]
-    fn seat_of_a_stuck_thread_passes_on_and_comes_back() {
-        static STARTED: AtomicUsize = AtomicUsize::new(0);
-        static FREE: AtomicBool = AtomicBool::new(false);
-        let seats = Arc::new(Seats::new(3, 2));
-        let threads = serve(&seats, 3, |_| {
-            STARTED.fetch_add(1, Ordering::SeqCst);
-            while !FREE.load(Ordering::SeqCst) {
-                thread::sleep(Duration::from_millis(1));
-            }
-        });
-        assert!(within(Duration::from_secs(5), || STARTED.load(Ordering::SeqCst) == 3), "others take over");
-        FREE.store(true, Ordering::SeqCst);
-        assert!(within(Duration::from_secs(5), || STARTED.load(Ordering::SeqCst) > 100), "and go on");
-        seats.end();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-    }
-
-    #[test]
-    fn seats_follow_the_load_up_and_down() {
-        static BUSY: AtomicBool = AtomicBool::new(true);
-        let seats = Arc::new(Seats::new(4, 4));
-        let idle = Arc::clone(&seats);
-        let threads = serve(&seats, 4, |_| thread::sleep(Duration::from_micros(100)));
-        assert!(within(Duration::from_secs(5), || !seats.alone()), "grows while no reader finds it empty");
-        let feeder = thread::spawn(move || {
-            while BUSY.load(Ordering::SeqCst) {
-                (0..100).for_each(|_| idle.found_empty());
-                thread::sleep(Duration::from_micros(100));
-            }
-        });
-        assert!(
-            within(Duration::from_secs(5), || seats.state.lock().taken == 1 && seats.alone()),
-            "shrinks to one"
-        );
-        BUSY.store(false, Ordering::SeqCst);
-        feeder.join().unwrap();
-        seats.end();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-    }
-
-    #[test]
-    fn seat_left_before_a_long_request_is_taken_by_another() {
-        let seats = Seats::new(2, 2);
-        assert!(seats.take(0));
-        seats.begin(0);
-        seats.leave(0);
-        assert!(seats.take(1), "the other thread reads");
-        assert!(!seats.finish(0), "the first has no seat when it is done");
-        seats.begin(1);
-        assert!(seats.finish(1), "the other keeps its own");
-        seats.end();
-        assert!(!seats.take(0), "all over");
-    }
-}
+#[path = "tests/seats.rs"]
+mod tests;

@@ -89,8 +89,9 @@ impl<C: Core> Service<C> {
                 let value = control.get(&*self.core, name.to_str()?)?;
                 Some(Reply::into(room).xattr(&value, *size))
             }
-            Op::Setxattr { node: Ino::ROOT, name, value, .. } if *name == COMMAND => {
-                Some(control.command(&*self.core, uid, value).map(nothing))
+            Op::Ioctl { node: Ino::ROOT, cmd: COMMAND, data, .. } => {
+                let done = control.command(&*self.core, uid, data);
+                Some(done.and_then(|()| Reply::into(room).ioctl(&[])))
             }
             _ => None,
         }

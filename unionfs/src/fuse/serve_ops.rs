@@ -8,12 +8,17 @@ use super::reply::{Opened, Reply, Timeout};
 use super::serve::{Service, nothing};
 use super::wire::flag;
 use crate::error::{Errno, Error, Result};
-use crate::types::{Entry, Ino, Name, NewNode, SetAttr};
+use crate::types::{Entry, FsXattr, Ino, Name, NewNode, SetAttr};
 
 /// `FS_IOC_GETFLAGS` of a 64-bit kernel, which the kernel sends whatever the caller is (`fs/fuse/ioctl.c`).
 const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
 /// `FS_IOC_SETFLAGS`, likewise.
 const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
+
+/// `FS_IOC_FSGETXATTR` and `FS_IOC_FSSETXATTR`. The kernel also sends the first of them before it sets flags
+/// (`vfs_fileattr_set` in `fs/file_attr.c`).
+const FS_IOC_FSGETXATTR: u32 = 0x801c_581f;
+const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 
 impl<C: Core> Service<C> {
     pub(super) fn lookup(&self, dir: Ino, name: Name<'_>, out: Reply<'_>) -> Result<usize> {
@@ -142,6 +147,13 @@ impl<C: Core> Service<C> {
             FS_IOC_SETFLAGS => {
                 let flags = data.first_chunk().ok_or(SHORT)?;
                 self.core.set_inode_flags(node, u32::from_ne_bytes(*flags)).map(nothing)?;
+                out.ioctl(&[])
+            }
+            FS_IOC_FSGETXATTR if (out_size as usize) < size_of::<FsXattr>() => Err(SHORT),
+            FS_IOC_FSGETXATTR => out.ioctl(&self.core.inode_attributes(node)?),
+            FS_IOC_FSSETXATTR => {
+                let attr = data.first_chunk().ok_or(SHORT)?;
+                self.core.set_inode_attributes(node, attr).map(nothing)?;
                 out.ioctl(&[])
             }
             _ => Err(Error::rule("ioctl", Errno::NOTTY)),

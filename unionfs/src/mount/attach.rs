@@ -49,14 +49,9 @@ pub(super) fn attach(
     }
 }
 
-/// Whether this process may register backing files: `CAP_SYS_ADMIN` in the first user namespace, whose map of user
-/// numbers is the identity (user_namespaces(7)). It has to be known before INIT, which settles who truncates.
+/// Whether this process may register backing files. It has to be known before INIT, which settles who truncates.
 pub(super) fn may_pass_through() -> bool {
-    let first = std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
-    let capable = rustix::thread::capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
-    first && capable
+    crate::creds::capable_over_host(rustix::thread::CapabilitySet::SYS_ADMIN)
 }
 
 const fn handshake(source: io::Error) -> MountError {

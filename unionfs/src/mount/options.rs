@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::error::MountError;
 use super::{Server, attach};
@@ -57,7 +57,7 @@ impl FromStr for IoMode {
 /// How requests come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
-    /// By io_uring where the host has switched it on, else by `/dev/fuse`.
+    /// By `/dev/fuse`, where a reader that spins answers sooner (ARCHITECTURE.md, "The kernel's side").
     #[default]
     Auto,
     /// By `/dev/fuse`.
@@ -269,17 +269,10 @@ impl MountOptions {
     }
 
     fn rings(&self) -> Option<Rings> {
-        if self.transport == Transport::Classic {
+        if self.transport != Transport::Uring {
             return None;
         }
-        let rings = Rings::prepare();
-        if let Err(why) = &rings {
-            match self.transport {
-                Transport::Uring => warn!(why, "no FUSE over io_uring; /dev/fuse serves instead"),
-                _ => debug!(why, "no FUSE over io_uring"),
-            }
-        }
-        rings.ok()
+        Rings::prepare().inspect_err(|why| warn!(why, "no FUSE over io_uring; /dev/fuse serves instead")).ok()
     }
 
     /// What is worth asking the kernel for. Passing through excludes the writeback cache.

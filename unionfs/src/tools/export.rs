@@ -20,7 +20,7 @@ use super::{Subject, ToolError, joined};
 use crate::error::Errno;
 use crate::marks::{OPAQUE, WHITEOUT_PREFIX};
 use crate::types::{BranchIndex, FileKind, Ino};
-use crate::union::{Union, decode_device, escaped};
+use crate::union::{CONTENT_LOST, Union, decode_device, escaped, split};
 
 /// Bytes read from a file at a time.
 const CHUNK: usize = 128 * 1024;
@@ -131,14 +131,6 @@ fn entry_name(path: &[u8], kind: FileKind) -> Vec<u8> {
     }
 }
 
-/// The directory and the name.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&byte| byte == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (&[], path),
-    }
-}
-
 /// A user's attributes, by their names on disk.
 fn xattrs(union: &Union, node: Ino) -> crate::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let names = match union.listxattr(node) {
@@ -157,6 +149,10 @@ fn xattrs(union: &Union, node: Ino) -> crate::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 fn unread(path: &[u8], error: io::Error) -> ToolError {
     let read = error.get_ref().and_then(|inner| inner.downcast_ref::<crate::Error>());
     match read {
+        Some(read) if read.op == CONTENT_LOST => ToolError::refused(
+            path,
+            "only its metadata is here, and its content in the branches below: name all of them with --lower",
+        ),
         Some(read) => ToolError::merged(path)(*read),
         None if error.kind() == io::ErrorKind::UnexpectedEof => ToolError::refused(
             path,

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, openat, statat};
 
 use super::{ToolError, joined};
-use crate::branch::{BranchSpec, is_overlay_whiteout, open_below};
+use crate::branch::{BranchSpec, open_below};
 use crate::error::Errno;
 use crate::marks::{
-    DEVICE_PREFIX, DirMarks, Format, Means, OPAQUE, is_long, is_xattr_whiteout, meaning, read_small,
-    whiteout_name,
+    DEVICE_PREFIX, DirMarks, Format, Means, OPAQUE, Whiteout, is_long, meaning, read_metacopy, read_small,
+    whiteout_by, whiteout_name,
 };
 use crate::place::Place;
 use crate::types::FileKind;
@@ -84,9 +84,10 @@ pub(super) fn is_whiteout_file(stat: &Stat, name: &[u8]) -> bool {
     kind(stat) == FileKind::Regular && (stat.st_size == 0) != is_long(name)
 }
 
-/// Metadata-only copies have a size and no blocks.
-pub(super) fn is_hollow(stat: &Stat) -> bool {
-    kind(stat) == FileKind::Regular && stat.st_size > 0 && stat.st_blocks == 0
+/// The redirect of a copy of the metadata only, or nothing for "below, by the same name"; such a copy has a size, and
+/// perhaps blocks with its attributes.
+pub(super) fn metacopy(stat: &Stat, place: &Place) -> Option<Option<Vec<u8>>> {
+    if kind(stat) == FileKind::Regular && stat.st_size > 0 { read_metacopy(place) } else { None }
 }
 
 impl Layer {
@@ -191,12 +192,12 @@ impl LayerDir {
         let xwhiteouts = self.marks.note().is_some_and(|note| note.xwhiteouts);
         for (name, said) in &mut self.names {
             let Some(stat) = said.object else { continue };
-            said.device = is_overlay_whiteout(&stat) && !said.marked_device;
-            said.xattr = xwhiteouts
-                && stat.st_size == 0
-                && kind(&stat) == FileKind::Regular
-                && is_xattr_whiteout(&Place::Name(Arc::clone(&self.fd), name.as_slice().into()));
-            if said.device || said.xattr {
+            let place = || Place::Name(Arc::clone(&self.fd), name.as_slice().into());
+            let whiteout =
+                whiteout_by(&stat, xwhiteouts, place, || Ok(said.marked_device)).unwrap_or_default();
+            said.device = whiteout == Some(Whiteout::Device);
+            said.xattr = whiteout == Some(Whiteout::Xattr);
+            if whiteout.is_some() {
                 said.object = None;
             }
         }

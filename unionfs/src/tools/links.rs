@@ -21,12 +21,11 @@ pub(super) fn origin_of(place: &Place) -> Option<(&'static [u8], Vec<u8>)> {
     ORIGINS.iter().find_map(|&name| Some((name, place.read_xattr(name).ok()?)))
 }
 
-/// How many names of a union lead to each object that is no directory.
-pub(super) fn names_by_identity(union: &Union) -> Result<BTreeMap<Ino, u32>, ToolError> {
+/// The objects of a union that are no directories.
+pub(super) fn identities(union: &Union) -> Result<BTreeSet<Ino>, ToolError> {
     let mut all = Found { union, names: BTreeMap::new() };
     all.merged(b"", Ino::ROOT)?;
-    let count = |names: Vec<Vec<u8>>| u32::try_from(names.len()).unwrap_or(u32::MAX);
-    Ok(all.names.into_iter().map(|(ino, names)| (ino, count(names))).collect())
+    Ok(all.names.into_keys().collect())
 }
 
 /// Names of files that the upper has under other names only.
@@ -36,7 +35,7 @@ pub(super) struct Extras(BTreeSet<Vec<u8>>);
 impl Extras {
     /// Looks for them, in the whole merged view if there may be any.
     pub(super) fn find(walk: &Walk<'_>) -> Result<Self, ToolError> {
-        let mut groups = walk.merged.copied_groups();
+        let mut groups = walk.merged.copied_groups().map_err(ToolError::merged(b""))?;
         if groups.is_empty() {
             return Ok(Self::default());
         }
@@ -44,7 +43,7 @@ impl Extras {
         found.upper(walk, b"")?;
         groups.retain(|ino, nlink| {
             let known = found.names.get(ino).map_or(0, Vec::len);
-            nlink.is_none_or(|nlink| usize::try_from(nlink) != Ok(known))
+            usize::try_from(*nlink) != Ok(known)
         });
         if groups.is_empty() {
             return Ok(Self::default());

@@ -29,9 +29,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::error::{Errno, Error};
-use crate::union::NewError;
 #[cfg(doc)]
 use crate::union::Union;
+use crate::union::{NewError, joined};
 pub use subject::{Given, Subject};
 
 /// Why a tool could not do its work.
@@ -93,9 +93,4 @@ impl ToolError {
 /// A path from the root of the union as users write it.
 fn shown(path: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(&[b"/", path].concat()))
-}
-
-/// The path of `name` in the directory `dir`, both without a leading slash; the root is empty.
-fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
 }

@@ -9,10 +9,10 @@ use super::layer::Layer;
 use crate::branch::{BranchSpec, Perm};
 use crate::error::Errno;
 use crate::marks::Format;
-use crate::union::{BRANCHES, FORMAT, Options, Union, WORKDIR};
+use crate::union::{FORMAT, Options, Union, WORKDIR, told_branches};
 
-/// Longest list of branches that a mount tells (`XATTR_SIZE_MAX`, linux/limits.h).
-const LONGEST_LIST: usize = 65536;
+/// Longest answer of a mount (`XATTR_SIZE_MAX`, linux/limits.h).
+const LONGEST: usize = 65536;
 
 /// An upper, and what is known of what lies below it.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Subject {
 
 /// The branches of the union mounted at `path`; `None` if that is no root of one.
 pub(super) fn branches_of(path: &Path) -> Result<Option<Vec<BranchSpec>>, ToolError> {
-    Ok(told(path, BRANCHES)?.and_then(|list| parse_shown(&list)))
+    Ok(answer(path, told_branches(path))?.and_then(|list| parse_shown(&list)))
 }
 
 /// The format that the union mounted at `path` writes.
@@ -110,12 +110,14 @@ pub(super) fn workdir_of(path: &Path) -> Result<Option<PathBuf>, ToolError> {
 
 /// What a virtual attribute of a mounted union's root tells.
 fn told(path: &Path, name: &str) -> Result<Option<Vec<u8>>, ToolError> {
-    let mut value = vec![0; LONGEST_LIST];
-    match rustix::fs::getxattr(path, name, &mut *value) {
-        Ok(len) => {
-            value.truncate(len);
-            Ok(Some(value))
-        }
+    let mut value = vec![0; LONGEST];
+    let len = rustix::fs::getxattr(path, name, &mut *value);
+    answer(path, len.map(|len| value[..len].to_vec()))
+}
+
+fn answer(path: &Path, told: Result<Vec<u8>, Errno>) -> Result<Option<Vec<u8>>, ToolError> {
+    match told {
+        Ok(value) => Ok(Some(value)),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
         Err(source) => Err(ToolError::Branch { path: path.to_owned(), op: "getxattr", source, hint: "" }),
     }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::layer::{Layer, kind};
+use super::layer::{Layer, kind, metacopy};
 use super::subject::{branches_of, format_of, workdir_of};
 use super::{ToolError, joined};
 use crate::branch::BranchSpec;
@@ -31,6 +31,8 @@ pub enum Role {
     Merges,
     /// This whiteout hides what lies below.
     Hides,
+    /// This has the content of a file of which the one above has the metadata.
+    Data,
     /// Something above hides it.
     Beneath,
 }
@@ -71,6 +73,7 @@ impl fmt::Display for Role {
             Self::Holds => "holds",
             Self::Merges => "merges",
             Self::Hides => "hides",
+            Self::Data => "data",
             Self::Beneath => "beneath",
         })
     }
@@ -249,7 +252,7 @@ impl Layers {
     /// Tells what shows of what the branches have.
     fn fold(&self, candidates: Vec<Candidate>, left: usize) -> Result<Vec<Place>, ToolError> {
         let mut places: Vec<Place> = Vec::new();
-        let mut open = true;
+        let (mut open, mut data) = (true, None);
         for candidate in candidates {
             let shows = open && candidate.shows;
             let Some(object) = candidate.object else {
@@ -276,22 +279,42 @@ impl Layers {
             }
             let leads = place.redirect.clone().filter(|_| role != Role::Beneath);
             open &= !candidate.shows || (is_dir && role != Role::Beneath && !place.opaque && leads.is_none());
+            if role == Role::Holds && object == FileKind::Regular {
+                data = self.data(&candidate, left)?;
+            }
             let branch = place.branch;
             places.push(place);
             if let Some(target) = leads {
                 places.extend(self.follow(branch, &target, left)?);
             }
         }
+        if let Some(data) = data {
+            places.retain(|place| (place.branch, &place.at) != (data.branch, &data.at));
+            places.push(data);
+        }
         places.sort_by_key(|place| place.branch);
         Ok(places)
     }
 
+    /// The file with the content of one that has the metadata only.
+    fn data(&self, file: &Candidate, left: usize) -> Result<Option<Place>, ToolError> {
+        let dir = &file.at[..file.at.len() - file.name.len()];
+        let dir = self.0[file.branch].ask(dir.strip_suffix(b"/").unwrap_or(dir), &file.name)?;
+        let stat = dir.names.get(&file.name).and_then(|said| said.object);
+        let redirect = stat.and_then(|stat| metacopy(&stat, &dir.place(&file.name)));
+        let Some(redirect) = redirect else { return Ok(None) };
+        let target = absolute(&file.above, redirect.as_deref().unwrap_or(&file.name));
+        let places = self.walk(file.branch + 1, &target, hop(&target, left)?)?;
+        let has =
+            |place: &Place| place.what == What::Object(FileKind::Regular) && place.role != Role::Beneath;
+        // The file there may be such a copy, too: then the lower one has the content.
+        let found = places.into_iter().rfind(has);
+        Ok(found.map(|place| Place { role: Role::Data, ..place }))
+    }
+
     /// The directories that a redirect in `branch` leads to.
     fn follow(&self, branch: usize, target: &[u8], left: usize) -> Result<Vec<Place>, ToolError> {
-        let left = left.checked_sub(1).ok_or_else(|| {
-            ToolError::refused(target, "redirects lead to one another: see 'unionfs check'")
-        })?;
-        let mut places = self.walk(branch + 1, target, left)?;
+        let mut places = self.walk(branch + 1, target, hop(target, left)?)?;
         places.retain(|place| {
             matches!(place.role, Role::Holds | Role::Merges)
                 && place.what == What::Object(FileKind::Directory)
@@ -321,4 +344,10 @@ impl Layers {
             },
         }
     }
+}
+
+/// One redirect less to follow.
+fn hop(target: &[u8], left: usize) -> Result<usize, ToolError> {
+    left.checked_sub(1)
+        .ok_or_else(|| ToolError::refused(target, "redirects lead to one another: see 'unionfs check'"))
 }

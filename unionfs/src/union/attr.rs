@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, ftruncate};
 
 use super::Union;
-use super::copy::ALL_DATA;
+use super::copy::Extent;
 use super::owners::branch_of;
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::Node;
@@ -25,7 +25,7 @@ impl Union {
         if let Some(size) = change.size {
             self.truncate(&node, size)?;
         } else {
-            self.promote(&node, ALL_DATA)?;
+            self.promote(&node, Extent::Metadata)?;
         }
         let body = node.body.read();
         let place = self.place(&node, &body)?;
@@ -60,7 +60,7 @@ impl Union {
             return Err(Error::rule("truncate", if node.is_dir() { Errno::ISDIR } else { Errno::INVAL }));
         }
         // The copy of a lower file is made of the new size: no step shows anything between old and new.
-        if self.promote(node, size)? {
+        if self.promote(node, Extent::Cut(size))? {
             return Ok(());
         }
         let held = self.hold_to_write(node)?;

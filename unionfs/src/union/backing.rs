@@ -23,7 +23,7 @@ impl Union {
             self.open_to_write(&node)?;
         } else if self.writable() && node.kind == FileKind::Regular {
             match &*node.body.read() {
-                Body::File(state) if state.data.is_some() || !self.is_writable(state.branch) => {
+                Body::File(state) if !state.data.is_own() || !self.is_writable(state.branch) => {
                     return Ok(None);
                 }
                 _ => {}

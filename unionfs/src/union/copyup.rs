@@ -4,18 +4,20 @@
 //! durable, and shown by one rename; a crash leaves the old state or the new one. Other objects go on meanwhile:
 //! only the copied file's own copy-up lock is held while data moves.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLockWriteGuard};
 use rustix::fs::{Mode, OFlags, mkdirat, renameat};
 
 use super::Union;
-use super::copy::{ALL_DATA, Shown};
+use super::copy::{Extent, Shown};
 use crate::dir::{DirBody, Stand};
 use crate::error::{At, Errno, Error, Result};
-use crate::inode::{Body, FileBody, Node, Site};
+use crate::inode::{Body, Data, FileBody, Node, Site};
 use crate::place::Place;
-use crate::types::BranchIndex;
+use crate::types::{BranchIndex, Ino, Name};
 use crate::work::{Temp, keeping_times};
 
 /// How far an object is to be brought.
@@ -33,14 +35,14 @@ type Above<'a> = (&'a Node, RwLockWriteGuard<'a, Body>);
 impl Union {
     /// Makes sure that an object lies on a branch that is written; true if it was copied there now.
     ///
-    /// A copied file gets `size` bytes, and is changed now if that is not [`ALL_DATA`].
+    /// Of a file that is there with its metadata only, the data is brought too, if it is asked for.
     ///
     /// # Errors
     ///
     /// `EROFS` if no branch above it takes changes.
-    pub(super) fn promote(&self, node: &Arc<Node>, size: u64) -> Result<bool> {
+    pub(super) fn promote(&self, node: &Arc<Node>, extent: Extent) -> Result<bool> {
         if !node.is_dir() {
-            return self.bring_file(node, Goal::Writable, size);
+            return self.bring_file(node, Goal::Writable, extent);
         }
         let top = {
             let body = node.body.read();
@@ -54,85 +56,110 @@ impl Union {
         Ok(true)
     }
 
+    /// Makes sure that the directory at `path`, if one is seen there, exists on a branch that is written.
+    pub(crate) fn copy_up_path(&self, path: &[u8]) -> Result<()> {
+        let mut dir = Ino::ROOT;
+        for name in path.split(|&byte| byte == b'/') {
+            match self.lookup(dir, Name::new(OsStr::from_bytes(name))?)? {
+                Some(entry) => dir = entry.node,
+                None => return Ok(()),
+            }
+        }
+        let node = self.node(dir)?;
+        if node.is_dir() { self.promote(&node, Extent::Whole).map(drop) } else { Ok(()) }
+    }
+
     /// Makes sure that an object lies on this branch, for a name that it is to have there.
     ///
     /// # Errors
     ///
     /// `EAGAIN` if it lies higher by now.
-    pub(super) fn bring(&self, node: &Arc<Node>, to: BranchIndex) -> Result<()> {
+    pub(super) fn bring(&self, node: &Arc<Node>, to: BranchIndex, extent: Extent) -> Result<()> {
         if node.is_dir() {
             self.dir_on(node, to)?;
         } else {
-            self.bring_file(node, Goal::On(to), ALL_DATA)?;
+            self.bring_file(node, Goal::On(to), extent)?;
         }
         if self.branch_of(node)? == to { Ok(()) } else { Err(Error::rule("copy-up", Errno::AGAIN)) }
     }
 
-    fn bring_file(&self, node: &Arc<Node>, goal: Goal, size: u64) -> Result<bool> {
-        if self.is_settled(node, goal) {
+    fn bring_file(&self, node: &Arc<Node>, goal: Goal, extent: Extent) -> Result<bool> {
+        if self.is_settled(node, goal, extent) {
             return Ok(false);
         }
         let lock = Arc::clone(&self.copying.entry(node.ino).or_insert_with(|| Arc::new(Mutex::new(()))));
         let copied = {
             let _alone = lock.lock();
-            if self.is_settled(node, goal) {
+            if self.is_settled(node, goal, extent) {
                 Ok(false)
             } else {
-                self.copy_up_file(node, goal, size).map(|()| true)
+                self.again("copy-up", || self.copy_up_file(node, goal, extent)).map(|()| true)
             }
         };
         self.copying.remove_if(&node.ino, |_, entry| Arc::strong_count(entry) <= 2);
         copied
     }
 
-    /// Whether a file, content and all, lies where it is to be.
-    fn is_settled(&self, node: &Node, goal: Goal) -> bool {
-        match (&*node.body.read(), goal) {
-            (Body::File(file), Goal::Writable) => self.is_writable(file.branch) && file.data.is_none(),
-            (Body::File(file), Goal::On(to)) => file.branch <= to && file.data.is_none(),
-            (Body::Dir(_), _) => true,
-        }
+    /// Whether a file, or what is wanted of it, lies where it is to be.
+    fn is_settled(&self, node: &Node, goal: Goal, extent: Extent) -> bool {
+        let Body::File(file) = &*node.body.read() else { return true };
+        let enough = file.data.is_own() || (self.options.metacopy && extent == Extent::Metadata);
+        let there = match goal {
+            Goal::Writable => self.is_writable(file.branch),
+            Goal::On(to) => file.branch <= to,
+        };
+        there && enough
     }
 
-    fn copy_up_file(&self, node: &Arc<Node>, goal: Goal, size: u64) -> Result<()> {
-        let (from, data) = match &*node.body.read() {
-            Body::File(file) => (file.branch, file.data.clone()),
+    fn copy_up_file(&self, node: &Arc<Node>, goal: Goal, extent: Extent) -> Result<()> {
+        let from = match &*node.body.read() {
+            Body::File(file) => file.clone(),
             Body::Dir(_) => return Ok(()),
         };
         let parent = node.parent();
         let to = match goal {
             Goal::On(to) => to,
-            Goal::Writable if self.is_writable(from) => from,
-            Goal::Writable => self.copyup_branch(from, parent.as_ref())?,
+            Goal::Writable if self.is_writable(from.branch) => from.branch,
+            Goal::Writable => self.copyup_branch(from.branch, parent.as_ref())?,
         };
         if let Some(parent) = &parent {
             self.dir_on(parent, to)?;
         }
         let parent = parent.as_deref();
-        if self.is_writable(from) && data.is_none() {
-            return self.copy_between(node, parent, to, size);
+        if self.is_writable(from.branch) {
+            return self.copy_changing(node, &from, parent, to, extent);
         }
         let source = self.place(node, &node.body.read())?;
-        let (temp, shown) = self.copy_object(node, (from, &source), data.as_deref(), to, size)?;
+        let (temp, shown) = self.copy_object(node, &from, &source, to, extent)?;
         let above = self.lock_above(parent)?;
         self.show_copy(node, above, &mut node.body.write(), to, temp, shown)
     }
 
-    /// Copies a file from one writable branch to another. Who may write to the file, or change its names, waits.
-    fn copy_between(
+    /// Copies a file that lies on a writable branch, to another one or because its data is still below. Who may change
+    /// what is being copied, or its names, waits; data below changes no more.
+    fn copy_changing(
         &self,
         node: &Arc<Node>,
+        from: &FileBody,
         parent: Option<&Node>,
         to: BranchIndex,
-        size: u64,
+        extent: Extent,
     ) -> Result<()> {
+        let begin = |from: &FileBody, source: &Place| {
+            let stat = source.stat().during("statx")?;
+            self.copy_content(node, from, (source, &stat), to, extent)
+        };
+        let begun = match &from.data {
+            Data::Own => None,
+            _ => Some(begin(from, &self.place(node, &node.body.read())?)?),
+        };
         let above = self.lock_above(parent)?;
         let mut body = node.body.write();
-        let Body::File(FileBody { branch: from, .. }) = *body else {
-            return Err(Error::rule("copy-up", Errno::ISDIR));
-        };
         let source = self.place(node, &body)?;
-        let (temp, shown) = self.copy_object(node, (from, &source), None, to, size)?;
+        let Body::File(from) = &*body else { return Err(Error::rule("copy-up", Errno::ISDIR)) };
+        let draft = begun.map_or_else(|| begin(from, &source), Ok)?;
+        let stat = source.stat().during("statx")?;
+        let (temp, shown) = self.copy_rest(node, (from.branch, &source, stat), draft)?;
         self.show_copy(node, above, &mut body, to, temp, shown)
     }
 
@@ -150,17 +177,26 @@ impl Union {
         temp: Temp<'_>,
         shown: Shown,
     ) -> Result<()> {
-        let name = node.link.lock().name.clone();
+        let (parent, name) = {
+            let link = node.link.lock();
+            (link.parent.as_ref().map(|parent| parent.ino), link.name.clone())
+        };
+        if let (Some((locked, _)), Some(parent)) = (&above, parent)
+            && locked.ino != parent
+        {
+            return Err(Error::rule("copy-up", Errno::AGAIN));
+        }
         // Unlinked while it was copied: nobody but those who have it open will see it.
         let above = above.filter(|(parent, _)| node.is_linked_as(parent, &name));
         let Body::File(old) = &*body else { return Err(Error::rule("copy-up", Errno::ISDIR)) };
-        let group = self.group_of(node.ino, old, shown.links);
-        if let Some(links) = group {
-            self.groups.index(node.ino, &temp, self.must_work(to)?, links).at("index of hard links", to)?;
+        let group = self.group_of(old, shown.links);
+        let still = self.still();
+        if group.is_some() {
+            self.index_copy(node.ino, &temp, to, self.must_work(to)?).at("index of hard links", to)?;
         }
         let site = match above {
             Some((parent, state)) if !matches!(old.site, Site::Pinned(_)) => {
-                let put = self.put_copy(parent, state, &name, to, &temp);
+                let put = self.put_copy(parent, state, &name, (to, &temp), &shown.data);
                 put.inspect_err(|_| self.unindex(node.ino, to))?;
                 temp.moved();
                 if group.is_some() { Site::Indexed } else { Site::Linked }
@@ -170,9 +206,9 @@ impl Union {
         };
         let nameless = old.nameless;
         if let Some(links) = group {
-            self.group_copied(node.ino, to, links);
+            self.group_copied(&still, node.ino, (to, shown.real), links);
         }
-        *body = Body::File(FileBody { branch: to, site, real: shown.real, nameless, data: None });
+        *body = Body::File(FileBody { branch: to, site, real: shown.real, nameless, data: shown.data });
         self.files.remove(&node.ino);
         Ok(())
     }
@@ -183,10 +219,13 @@ impl Union {
         parent: &Node,
         mut state: RwLockWriteGuard<'_, Body>,
         name: &[u8],
-        to: BranchIndex,
-        temp: &Temp<'_>,
+        (to, temp): (BranchIndex, &Temp<'_>),
+        data: &Data,
     ) -> Result<()> {
         let dir = self.dirfd(parent, to)?;
+        if !data.is_own() {
+            self.mark_impure(to, &dir, state.dir_mut()?)?;
+        }
         keeping_times(&dir, || renameat(temp.dir(), temp.name.as_slice(), &dir, name)).at("renameat", to)?;
         let state = state.dir_mut()?;
         state.pure = false;
@@ -253,7 +292,7 @@ impl Union {
         let meant = self.meant(top, &source, stat);
         self.copy_metadata((top, &source, &meant), (to, &copy)).at("copy-up", to)?;
         let real = copy.stat().at("statx", to)?.st_ino;
-        self.record_origin(to, &copy, dir.ino, real).at("setxattr", to)?;
+        self.record_origin(to, &copy, dir.ino, real, false).at("setxattr", to)?;
         let target = self.dirfd(parent, to)?;
         keeping_times(&target, || renameat(temp.dir(), temp.name.as_slice(), &target, name))
             .at("renameat", to)?;

@@ -12,6 +12,7 @@ use rustix::fs::{
 };
 
 use super::Union;
+use super::copy::Extent;
 use super::data::OpenFile;
 use super::placement::Seat;
 use super::read::Seen;
@@ -19,7 +20,7 @@ use super::stat::decode_device;
 use crate::branch::is_overlay_whiteout;
 use crate::dir::{DirBody, Found};
 use crate::error::{At, Errno, Error, Result};
-use crate::inode::{Body, FileBody, Link, Node, Site};
+use crate::inode::{Body, Data, FileBody, Link, Node, Site};
 use crate::marks::{Format, whiteout_name};
 use crate::place::Place;
 use crate::types::{BranchIndex, Entry, FileKind, Ino, Name, NewNode};
@@ -133,7 +134,7 @@ impl Union {
         let stat = self.meant(branch, &place, place.stat().at("fstat", branch)?);
         let ino = self.devices.ino(stat.st_dev, stat.st_ino);
         let site = Site::Pinned(Arc::clone(&file));
-        let body = Body::File(FileBody { branch, site, real: stat.st_ino, nameless: true, data: None });
+        let body = Body::File(FileBody { branch, site, real: stat.st_ino, nameless: true, data: Data::Own });
         let node = self.inodes.intern(ino, || Node::new(ino, FileKind::Regular, Link::default(), body));
         Ok(Entry { node: node.ino, attr: self.attr_of(node.ino, &stat, 0) })
     }
@@ -151,7 +152,8 @@ impl Union {
         let (mut opening, mut body, on) = self.again("link", || {
             let over = self.must_be_free(&dir, name)?;
             let on = self.link_branch(&node, &dir, over.as_ref())?;
-            self.bring(&node, on)?;
+            // A copy of the metadata only has one name.
+            self.bring(&node, on, Extent::Whole)?;
             let opening = self.open_name_on(&dir, name, on)?;
             let body = node.body.write();
             match &*body {
@@ -164,9 +166,11 @@ impl Union {
         if node.kind == FileKind::CharDevice && is_overlay_whiteout(&place.stat().at("statx", on)?) {
             self.mark_device(on, &opening.fd, name.as_bytes())?;
         }
-        self.put(&mut opening, name, node.kind, |at, name| link_to(&place, at, name))?;
-        if let Some(links) = self.groups.get(node.ino).and_then(|group| group.nlink) {
-            self.count_links(node.ino, on, links + 1);
+        let counted = self.counted_so_far(&node, &body, &place)?;
+        {
+            let still = self.still();
+            self.put(&mut opening, name, node.kind, |at, name| link_to(&place, at, name))?;
+            counted.into_iter().for_each(|(key, links)| still.set(key, links + 1));
         }
         if let Body::File(file) = &mut *body {
             file.nameless = false;
@@ -180,6 +184,19 @@ impl Union {
         drop(body);
         node.hold();
         Ok(Entry { node: node.ino, attr })
+    }
+
+    /// What a file is counted by that is to get one more name, and how many it has; `None` if its inode tells.
+    fn counted_so_far(&self, node: &Node, body: &Body, place: &Place) -> Result<Option<(Ino, u32)>> {
+        let Body::File(file) = body else { return Ok(None) };
+        let grouped = self.groups.get(node.ino, file.branch).is_some();
+        if !grouped && file.branch.index() == 0 {
+            return Ok(None);
+        }
+        let stat = place.stat().at("statx", file.branch)?;
+        let key = if grouped { node.ino } else { self.devices.ino(stat.st_dev, stat.st_ino) };
+        let links = if file.nameless { 0 } else { self.links_of(node.ino, file.branch, &stat)? };
+        Ok(Some((key, links)))
     }
 
     /// The branch on which a file can be given one more name.
@@ -367,6 +384,6 @@ fn mode_of(new: &NewNode, default_acl: bool) -> Mode {
 pub(super) fn link_to(place: &Place, at: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     match place {
         Place::Name(dir, old) => linkat(dir, old.as_slice(), at, name, AtFlags::empty()),
-        Place::Fd(_) => linkat(CWD, place.proc_path(), at, name, AtFlags::SYMLINK_FOLLOW),
+        Place::Fd(_) | Place::File(_) => linkat(CWD, place.proc_path(), at, name, AtFlags::SYMLINK_FOLLOW),
     }
 }

@@ -8,11 +8,12 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fsync, 
 use rustix::io::{pread, pwrite};
 
 use super::Union;
-use super::copy::ALL_DATA;
+use super::copy::Extent;
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, Node};
 use crate::place::Place;
-use crate::types::{FileKind, Ino, Seek};
+use crate::sys;
+use crate::types::{FileKind, FsXattr, Ino, Seek};
 
 /// A file of a branch, open.
 #[derive(Debug)]
@@ -40,17 +41,12 @@ impl Union {
         let body = node.body.read();
         let Body::File(state) = &*body else { return Err(Error::rule("open", Errno::ISDIR)) };
         let place = self.file_place(node, state)?;
-        let file = if let Some(data) = &state.data {
-            if write {
-                return Err(Error { op: "open", branch: Some(state.branch), errno: Errno::ROFS });
-            }
-            OpenFile { fd: self.open_located(data)?, writable: false }
-        } else if self.is_writable(state.branch) {
+        let file = if self.is_writable(state.branch) && state.data.is_own() {
             open_upper(&place, write).at("open", state.branch)?
         } else if write {
             return Err(Error { op: "open", branch: Some(state.branch), errno: Errno::ROFS });
         } else {
-            OpenFile { fd: open_lower(&place).at("open", state.branch)?, writable: false }
+            OpenFile { fd: self.open_content(&place, state)?, writable: false }
         };
         let file = Arc::new(file);
         self.files.put(node.ino, Arc::clone(&file));
@@ -134,7 +130,7 @@ impl Union {
         if let Some(file) = self.files.get(&node.ino).filter(|file| file.writable) {
             return Ok(file);
         }
-        self.promote(node, ALL_DATA)?;
+        self.promote(node, Extent::Whole)?;
         self.open_file(node, true)
     }
 
@@ -147,6 +143,9 @@ impl Union {
         let node = self.node(node)?;
         if self.options.volatile || node.kind != FileKind::Regular {
             return Ok(());
+        }
+        if let Some(hollow) = self.open_hollow(&node)? {
+            return fsync(&hollow).during("fsync");
         }
         let file = self.open_file(&node, false)?;
         if !file.writable {
@@ -258,10 +257,40 @@ impl Union {
     /// `ENOTTY` where there are none, `EPERM` without privilege.
     pub fn set_inode_flags(&self, node: Ino, flags: u32) -> Result<()> {
         let node = self.node(node)?;
-        self.promote(&node, ALL_DATA)?;
+        self.promote(&node, Extent::Whole)?;
         let body = node.body.read();
         let fd = self.flags_fd(&node, &body)?;
-        rustix::fs::ioctl_setflags(&fd, rustix::fs::IFlags::from_bits_retain(flags)).during("FS_IOC_SETFLAGS")
+        rustix::fs::ioctl_setflags(&fd, rustix::fs::IFlags::from_bits_retain(flags))
+            .during("FS_IOC_SETFLAGS")?;
+        // One that was opened when it could be written must not serve an immutable file's next writer.
+        self.files.remove(&node.ino);
+        Ok(())
+    }
+
+    /// The `struct fsxattr` of ioctl_xfs_fsgetxattr(2): flags in other words, and the project.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` where there is none.
+    pub fn inode_attributes(&self, node: Ino) -> Result<FsXattr> {
+        let node = self.node(node)?;
+        let fd = self.flags_fd(&node, &node.body.read())?;
+        sys::fsxattr(&fd).during("FS_IOC_FSGETXATTR")
+    }
+
+    /// Sets the `struct fsxattr`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTTY` where there is none, `EPERM` without privilege.
+    pub fn set_inode_attributes(&self, node: Ino, attr: &FsXattr) -> Result<()> {
+        let node = self.node(node)?;
+        self.promote(&node, Extent::Whole)?;
+        let body = node.body.read();
+        let fd = self.flags_fd(&node, &body)?;
+        sys::set_fsxattr(&fd, attr).during("FS_IOC_FSSETXATTR")?;
+        self.files.remove(&node.ino);
+        Ok(())
     }
 
     fn flags_fd(&self, node: &Node, body: &Body) -> Result<OwnedFd> {
@@ -273,7 +302,7 @@ impl Union {
 }
 
 /// A lower file is read without a trace where the reader may leave none (open(2), `O_NOATIME`).
-fn open_lower(place: &Place) -> Result<OwnedFd, Errno> {
+pub(super) fn open_lower(place: &Place) -> Result<OwnedFd, Errno> {
     match place.open(OFlags::RDONLY | OFlags::NOATIME) {
         Err(Errno::PERM) => place.open(OFlags::RDONLY),
         done => done,

@@ -1,216 +1,237 @@
-//! Hard links of files that stay linked when one of them is copied up, and their number.
+//! Copies that are found by their origin: hard links that stay linked when one of them is copied up, and copies that
+//! cannot bear the record of where they come from.
 //!
-//! An inode with several names is one group, named by its identity. A work directory's `links/` has of it a hard link
-//! `ID` to the copy, by which all names lead to the copy, and a symbolic link `ID.n` whose target is the number of
-//! links in the merged view, once that differs from what the inode says: when it was copied, or when a name was hidden
-//! that the inode still has.
+//! An inode with several names is one group, named by its identity. When one of its names is copied up, `links/` in
+//! the work directory gets a hard link `ID` to the copy, by which all names lead to the copy. How many there are is
+//! no part of the record: they are counted (see [`super::census`]).
 //!
-//! All that is recorded of a group is in one work directory, its home: that of the branch with the copy, or else of the
-//! branch that first hid a name. Where a crash has left records in two, the home is the one that has the copy, the
-//! higher of two such, for the copy was made there last.
+//! A copy that takes no extended attribute (a symbolic link without privilege, say) gets a hard link `ID.p`. While it
+//! is there the filesystem cannot give the copy's inode number to anything else, so it tells for certain whose it is;
+//! and one that is the copy's only name is left of a copy that is gone.
+//!
+//! Where a crash has left copies on two branches, the higher one counts, for it was made last.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use rustix::fs::{AtFlags, linkat, readlinkat, renameat, symlinkat, unlinkat};
+use dashmap::mapref::entry::Entry;
+use rustix::fs::{AtFlags, Stat, linkat, statat};
 
 use super::Union;
+use super::census::Still;
+use super::create::link_to;
 use super::hide::unlink_if_there;
-use super::read::Seen;
+use super::moving::Numbers;
 use super::stat::saturate;
-use crate::error::Errno;
+use crate::branch::Branch;
+use crate::devices::Devices;
+use crate::error::{Errno, Result};
 use crate::inode::{BuildInoHasher, FileBody, Site};
-use crate::place::ShortName;
+use crate::place::{Place, ShortName};
 use crate::types::{BranchIndex, Ino};
-use crate::work::{Temp, Work, read_names};
+use crate::work::{ALONE, Temp, Work, read_names};
 
-/// What is recorded of one group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Group {
-    /// The branch its copy is on.
-    pub(crate) copied: Option<BranchIndex>,
-    /// Its links in the merged view, if they are not what its inode says.
-    pub(crate) nlink: Option<u32>,
-    /// The branch in whose work directory this is recorded.
-    home: BranchIndex,
-}
-
-/// All groups with a record.
+/// All copies that an index has.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    known: DashMap<Ino, Group, BuildInoHasher>,
+    known: DashMap<Ino, Copied, BuildInoHasher>,
+    /// The identities of the copies, by their branch and their own number there.
+    origins: DashMap<(BranchIndex, u64), Ino, BuildInoHasher>,
 }
 
-/// The name in `links/` of the copy of a group.
-pub(crate) fn link_name(ino: Ino) -> ShortName {
-    ino.get().to_string().into_bytes().into()
-}
-
-fn count_name(ino: Ino) -> ShortName {
-    format!("{}.n", ino.get()).into_bytes().into()
+#[derive(Clone, Copy, Debug)]
+struct Copied {
+    branch: BranchIndex,
+    real: u64,
+    /// No group: it has an entry `ID.p`.
+    alone: bool,
 }
 
 impl Groups {
-    /// Reads the records of all branches; what cannot be read counts as absent.
-    pub(crate) fn load(indexes: &[Option<Arc<OwnedFd>>]) -> Self {
+    /// Reads the indexes of all branches; what cannot be read counts as absent.
+    pub(crate) fn load(
+        indexes: &[Option<Arc<OwnedFd>>],
+        understand: impl Fn(BranchIndex, &str) -> Option<Ino>,
+    ) -> Self {
         let groups = Self::default();
         for (at, links) in indexes.iter().enumerate() {
-            let Some(links) = links else { continue };
-            groups.load_index(super::index(at), links);
+            let (Some(links), branch) = (links, super::index(at)) else { continue };
+            for (name, ..) in read_names(links).unwrap_or_default() {
+                let Ok(text) = std::str::from_utf8(&name) else { continue };
+                let (origin, alone) = text.strip_suffix(ALONE).map_or((text, false), |origin| (origin, true));
+                let Some(ino) = understand(branch, origin) else { continue };
+                let Ok(stat) = statat(links, &*name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+                if let Entry::Vacant(free) = groups.known.entry(ino)
+                    && !(alone && stat.st_nlink == 1)
+                {
+                    free.insert(Copied { branch, real: stat.st_ino, alone });
+                    groups.origins.insert((branch, stat.st_ino), ino);
+                }
+            }
         }
         groups
     }
 
-    fn load_index(&self, branch: BranchIndex, links: &OwnedFd) {
-        let group = |text: &str| text.parse().ok().and_then(Ino::new);
-        let names = read_names(links).unwrap_or_default();
-        let names: Vec<_> = names.iter().filter_map(|(name, ..)| std::str::from_utf8(name).ok()).collect();
-        for ino in names.iter().filter_map(|name| group(name)) {
-            let mut known =
-                self.known.entry(ino).or_insert(Group { copied: None, nlink: None, home: branch });
-            if known.copied.is_none() {
-                (known.copied, known.home) = (Some(branch), branch);
-            }
-        }
-        for (name, ino) in names.iter().filter_map(|name| Some((name, group(name.strip_suffix(".n")?)?))) {
-            let target = readlinkat(links, *name, Vec::new()).unwrap_or_default();
-            let nlink = target.to_str().ok().and_then(|text| text.parse().ok());
-            let mut known = self.known.entry(ino).or_insert(Group { copied: None, nlink, home: branch });
-            if known.home == branch || known.nlink.is_none() {
-                known.nlink = nlink;
-            }
-        }
-    }
-
-    /// Whether no group has a record.
+    /// Whether no index has anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
-    /// What is recorded of a group.
-    pub(crate) fn get(&self, ino: Ino) -> Option<Group> {
-        if self.known.is_empty() { None } else { self.known.get(&ino).map(|group| *group) }
+    fn copied(&self, ino: Ino) -> Option<Copied> {
+        if self.known.is_empty() { None } else { self.known.get(&ino).map(|copied| *copied) }
     }
 
-    /// The groups with a copy: their identity, and the number of links if it is recorded.
-    pub(crate) fn copies(&self) -> BTreeMap<Ino, Option<u32>> {
-        let copied = self.known.iter().filter(|group| group.copied.is_some());
-        copied.map(|group| (*group.key(), group.nlink)).collect()
+    /// The branch of a group's copy, if a name that is found on branch `from` leads to it; further down it is hidden.
+    pub(crate) fn get(&self, ino: Ino, from: BranchIndex) -> Option<BranchIndex> {
+        self.copied(ino).filter(|copied| !copied.alone && copied.branch <= from).map(|copied| copied.branch)
     }
 
-    /// Makes a finished copy, which has no name in the merged view yet, findable by all names of its group.
-    pub(crate) fn index(&self, ino: Ino, copy: &Temp<'_>, work: &Work, nlink: u32) -> Result<(), Errno> {
-        write_count(ino, work, nlink)?;
-        // One may be left of an attempt that failed after this.
-        unlink_if_there(work.links(), &link_name(ino))?;
-        linkat(copy.dir(), copy.name.as_slice(), work.links(), link_name(ino).as_slice(), AtFlags::empty())
+    /// The identity of a copy.
+    pub(crate) fn origin_of(&self, branch: BranchIndex, real: u64) -> Option<Ino> {
+        if self.origins.is_empty() { None } else { self.origins.get(&(branch, real)).map(|ino| *ino) }
     }
 
-    /// Takes back what [`Self::index`] did: the copy was not shown.
-    pub(crate) fn unindex(&self, ino: Ino, branch: BranchIndex, work: &Work) {
-        unlink_if_there(work.links(), &link_name(ino)).unwrap_or_default();
-        if self.get(ino).is_none_or(|group| group.home != branch) {
-            unlink_if_there(work.links(), &count_name(ino)).unwrap_or_default();
+    /// All groups.
+    pub(crate) fn all(&self) -> Vec<Ino> {
+        self.known.iter().filter(|copied| !copied.alone).map(|copied| *copied.key()).collect()
+    }
+
+    /// Notes a copy; tells what it takes the place of.
+    fn note(&self, ino: Ino, copied: Copied) -> Option<Copied> {
+        let before = self.known.insert(ino, copied);
+        if let Some(before) = before {
+            self.origins.remove(&(before.branch, before.real));
         }
-    }
-
-    /// The copy lies on this branch now, and all is recorded there; where it was recorded before.
-    pub(crate) fn copied(&self, ino: Ino, branch: BranchIndex, nlink: u32) -> Option<BranchIndex> {
-        let now = Group { copied: Some(branch), nlink: Some(nlink), home: branch };
-        self.known.insert(ino, now).map(|old| old.home).filter(|&home| home != branch)
-    }
-
-    /// The branch on which the number of links is to be recorded by who changes it on `branch`.
-    pub(crate) fn home(&self, ino: Ino, branch: BranchIndex) -> BranchIndex {
-        self.get(ino).map_or(branch, |group| group.home)
-    }
-
-    /// Records the number of links, in memory and in the work directory of the group's home.
-    pub(crate) fn set_nlink(
-        &self,
-        ino: Ino,
-        home: BranchIndex,
-        work: Option<&Work>,
-        nlink: u32,
-    ) -> Result<(), Errno> {
-        self.known.entry(ino).or_insert(Group { copied: None, nlink: None, home }).nlink = Some(nlink);
-        write_count(ino, work.ok_or(Errno::ROFS)?, nlink)
-    }
-
-    /// Nothing links to the group any more.
-    pub(crate) fn remove(&self, ino: Ino) {
-        self.known.remove(&ino);
+        self.origins.insert((copied.branch, copied.real), ino);
+        before
     }
 }
 
-/// Removes what a work directory has recorded of a group.
-pub(crate) fn erase(ino: Ino, work: &Work) {
-    // Both may be absent, and what stays is found to be an orphan by the next check.
-    unlinkat(work.links(), link_name(ino).as_slice(), AtFlags::empty()).unwrap_or_default();
-    unlinkat(work.links(), count_name(ino).as_slice(), AtFlags::empty()).unwrap_or_default();
-}
-
-fn write_count(ino: Ino, work: &Work, nlink: u32) -> Result<(), Errno> {
-    let temp = work.temp();
-    symlinkat(nlink.to_string(), temp.dir(), temp.name.as_slice())?;
-    renameat(temp.dir(), temp.name.as_slice(), work.links(), count_name(ino).as_slice())?;
-    temp.moved();
-    Ok(())
+/// Reads the indexes of all branches.
+pub(super) fn read_indexes(
+    indexes: &[Option<Arc<OwnedFd>>],
+    devices: &Devices,
+    branches: &[Branch],
+) -> (Groups, Numbers) {
+    let understand = |at: BranchIndex, text: &str| devices.understand(text, branches[at.index()].device());
+    (Groups::load(indexes, understand), Numbers::load(indexes, understand))
 }
 
 impl Union {
-    /// How many links the group of a file has whose copy must be found by further names; `None` if it has but one.
-    pub(super) fn group_of(&self, ino: Ino, file: &FileBody, inode_links: u32) -> Option<u32> {
-        let counted = self.groups.get(ino).and_then(|group| group.nlink);
-        let several = match &file.site {
-            Site::Linked => counted.is_some() || inode_links > 1,
-            Site::Indexed => true,
-            // The name that goes is counted no more.
-            Site::Pinned(_) => !file.nameless && inode_links > 0,
-        };
-        several.then(|| counted.unwrap_or(inode_links))
+    /// Hard-linked files of which a name was copied up: their identity, and how many names lead to each.
+    pub(crate) fn copied_groups(&self) -> Result<BTreeMap<Ino, u32>> {
+        self.groups.all().into_iter().map(|ino| Ok((ino, self.counted(ino)?))).collect()
     }
 
-    /// A copy was not shown after all.
-    pub(super) fn unindex(&self, ino: Ino, branch: BranchIndex) {
-        self.work(branch).into_iter().for_each(|work| self.groups.unindex(ino, branch, work));
+    /// The name in `links/` of the copy of a group.
+    pub(super) fn link_name(&self, ino: Ino, branch: BranchIndex) -> ShortName {
+        self.record_name(ino, branch).into_bytes().into()
+    }
+
+    fn alone_name(&self, ino: Ino, branch: BranchIndex) -> ShortName {
+        format!("{}{ALONE}", self.record_name(ino, branch)).into_bytes().into()
+    }
+
+    /// Makes a finished copy, which has no name in the merged view yet, findable by all names of its group.
+    pub(super) fn index_copy(
+        &self,
+        ino: Ino,
+        copy: &Temp<'_>,
+        to: BranchIndex,
+        work: &Work,
+    ) -> Result<(), Errno> {
+        let name = self.link_name(ino, to);
+        // One may be left of an attempt that failed after this.
+        unlink_if_there(work.links(), &name)?;
+        linkat(copy.dir(), copy.name.as_slice(), work.links(), name.as_slice(), AtFlags::empty())
+    }
+
+    /// Keeps the identity of a copy that can bear no record. Where there are no hard links its number changes at a
+    /// remount.
+    pub(super) fn keep_alone(&self, branch: BranchIndex, copy: &Place, ino: Ino, real: u64) {
+        let Some(work) = self.work(branch) else { return };
+        if self.groups.copied(ino).is_some_and(|copied| !copied.alone) {
+            return;
+        }
+        let name = self.alone_name(ino, branch);
+        let kept = unlink_if_there(work.links(), &name).and_then(|()| link_to(copy, work.links(), &name));
+        match kept {
+            Ok(()) => {
+                self.drop_before(ino, self.groups.note(ino, Copied { branch, real, alone: true }), branch)
+            }
+            Err(errno) => tracing::debug!(%errno, ino = ino.get(), "the number of a copy is not recorded"),
+        }
+    }
+
+    /// How many names an inode has, by its own count.
+    pub(super) fn inode_links(&self, ino: Ino, branch: BranchIndex, stat: &Stat) -> u32 {
+        let copied = self.groups.copied(ino);
+        let alone = copied
+            .is_some_and(|copied| copied.alone && (copied.branch, copied.real) == (branch, stat.st_ino));
+        saturate(stat.st_nlink) - u32::from(alone && stat.st_nlink > 0)
+    }
+
+    /// How many names lead to a file whose copy must be found by further ones than its own; `None` if it has but one.
+    pub(super) fn group_of(&self, file: &FileBody, links: u32) -> Option<u32> {
+        let several = match &file.site {
+            Site::Linked => links > 1,
+            Site::Indexed => true,
+            // The name that goes is counted no more.
+            Site::Pinned(_) => !file.nameless && links > 0,
+        };
+        several.then_some(links)
     }
 
     /// The copy of a group was put in its place on a branch.
-    pub(super) fn group_copied(&self, ino: Ino, branch: BranchIndex, links: u32) {
-        let before = self.groups.copied(ino, branch, links);
-        before.and_then(|before| self.work(before)).into_iter().for_each(|work| erase(ino, work));
+    pub(super) fn group_copied(
+        &self,
+        still: &Still<'_>,
+        ino: Ino,
+        (branch, real): (BranchIndex, u64),
+        links: u32,
+    ) {
+        still.set(ino, links);
+        let before = self.groups.note(ino, Copied { branch, real, alone: false });
+        match before {
+            Some(Copied { alone: true, branch, .. }) => {
+                self.unlink_entry(branch, &self.alone_name(ino, branch))
+            }
+            before => self.drop_before(ino, before, branch),
+        }
     }
 
-    /// Counts one link less of a group, a name of which went by a change of `branch`. If that was `covered` only, the
-    /// inode itself keeps it; else the inode counts by itself, unless the group is counted already. True if it was the
-    /// last.
-    pub(super) fn drop_link(&self, seen: &Seen, covered: bool, branch: BranchIndex) -> bool {
-        let counted = self.groups.get(seen.ino).and_then(|group| group.nlink);
-        let links = match counted {
-            Some(links) => links,
-            None if covered => saturate(seen.stat.st_nlink),
-            None => return seen.stat.st_nlink <= 1,
-        };
-        if links > 1 {
-            self.count_links(seen.ino, branch, links - 1);
-            return false;
-        }
-        if let Some(work) = counted.and_then(|_| self.work(self.groups.home(seen.ino, branch))) {
-            erase(seen.ino, work);
-        }
-        self.groups.remove(seen.ino);
-        true
+    fn drop_before(&self, ino: Ino, before: Option<Copied>, now: BranchIndex) {
+        let elsewhere = before.filter(|before| before.branch != now);
+        elsewhere.into_iter().for_each(|before| self.drop_entry(ino, before));
     }
 
-    /// Records the links of a group. The name that changed has changed already, so a record that cannot be made is
-    /// no failure of the caller's: the count is right until the next mount.
-    pub(super) fn count_links(&self, group: Ino, branch: BranchIndex, links: u32) {
-        let home = self.groups.home(group, branch);
-        if let Err(errno) = self.groups.set_nlink(group, home, self.work(home), links) {
-            tracing::warn!(%errno, group = group.get(), "links are not counted on disk");
+    /// Nothing leads to a copy any more.
+    pub(super) fn ungroup(&self, ino: Ino) {
+        if self.groups.is_empty() {
+            return;
+        }
+        if let Some((_, copied)) = self.groups.known.remove(&ino) {
+            self.groups.origins.remove(&(copied.branch, copied.real));
+            self.drop_entry(ino, copied);
+        }
+    }
+
+    fn drop_entry(&self, ino: Ino, Copied { branch, alone, .. }: Copied) {
+        let name = if alone { self.alone_name(ino, branch) } else { self.link_name(ino, branch) };
+        self.unlink_entry(branch, &name);
+    }
+
+    /// Takes back what the index was told of a copy that was not shown.
+    pub(super) fn unindex(&self, ino: Ino, branch: BranchIndex) {
+        self.unlink_entry(branch, &self.link_name(ino, branch));
+    }
+
+    fn unlink_entry(&self, branch: BranchIndex, name: &[u8]) {
+        let Some(work) = self.work(branch) else { return };
+        if let Err(errno) = unlink_if_there(work.links(), name) {
+            tracing::warn!(%errno, branch = branch.get(), "an entry stays in the index of hard links");
         }
     }
 }

@@ -4,20 +4,19 @@
 //! Each leaves every node on the object it stood for; what a new branch hides, or an old one no longer shows, is kept
 //! for those who have it open, as if it had been unlinked.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, openat};
-
-use super::groups::Groups;
+use super::census::Names;
+use super::groups::read_indexes;
 use super::placement::Placement;
 use super::udba::Watches;
 use super::{NewError, Union, index, open_links, open_works, path_on};
 use crate::branch::{Branch, BranchSpec, Perm};
 use crate::dir::{DirBody, Listing, Listings};
-use crate::inode::{Body, Link, Node, Site};
+use crate::inode::{Body, Data, FileBody, Link, Located, Node, Site};
 use crate::live::Known;
 use crate::types::{BranchIndex, Ino, Name};
 use crate::work::Work;
@@ -37,6 +36,9 @@ pub enum LiveError {
     #[error("branch {path:?} is in use: {what}")]
     Busy { path: PathBuf, what: String },
 }
+
+/// Descriptors of open objects, by node.
+type Pins = HashMap<Ino, Arc<OwnedFd>>;
 
 /// Which nodes somebody uses at the moment, by `st_ino`.
 #[derive(Clone, Debug, Default)]
@@ -69,11 +71,12 @@ impl Union {
             return Err(NewError::Overlap { inner: path(&branch), outer: path(other) }.into());
         }
         let work = self.work_for(&branch)?;
-        self.devices.learn(branch.device());
+        let pins = self.pins(in_use);
+        self.devices.learn(branch.device(), branch.label());
         self.branches.insert(at, branch);
         self.works.insert(at, work);
         self.renumber(|old| Some(if old.index() >= at { index(old.index() + 1) } else { old }));
-        self.settle(in_use);
+        self.settle(&pins);
         Ok(())
     }
 
@@ -92,6 +95,7 @@ impl Union {
             let name = String::from_utf8_lossy(&path_on(&node, gone)).into_owned();
             return Err(LiveError::Busy { path: path.to_path_buf(), what: format!("/{name} is open") });
         }
+        let pins = self.pins(in_use);
         self.branches.remove(at);
         self.works.remove(at);
         self.renumber(|old| match old.index() {
@@ -99,7 +103,7 @@ impl Union {
             old if old > at => Some(index(old - 1)),
             old => Some(index(old)),
         });
-        self.settle(in_use);
+        self.settle(&pins);
         Ok(())
     }
 
@@ -125,12 +129,13 @@ impl Union {
         }
         let spec = BranchSpec { path: self.branches[at].spec().path.clone(), perm };
         let branch = Branch::open(spec).map_err(NewError::from)?;
+        let pins = self.pins(in_use);
         // The work directory of the branch as it was must be let go of first.
         self.works[at] = None;
         let work = self.work_for(&branch)?;
         self.branches[at] = branch;
         self.works[at] = work;
-        self.settle(in_use);
+        self.settle(&pins);
         Ok(())
     }
 
@@ -139,7 +144,7 @@ impl Union {
         let known = |node: Arc<Node>| {
             let link = node.link.lock();
             let name = link.parent.as_ref().map(|parent| (parent.ino, link.name.to_vec()));
-            Known { node: node.ino, dir: node.is_dir(), name }
+            Known { node: node.ino, dir: node.is_dir(), changed: self.orphans.contains(&node.ino), name }
         };
         self.inodes.all().into_iter().map(known).collect()
     }
@@ -170,25 +175,27 @@ impl Union {
                     if let Some(branch) = new(file.branch) {
                         file.branch = branch;
                     }
-                    if let Some(data) = &mut file.data {
-                        let mut at = (**data).clone();
-                        renumber_one(&mut at.0, &new);
-                        *data = Arc::new(at);
+                    if let Data::Below(at) = &file.data {
+                        let moved = |(branch, path): &Located| Some((new(*branch)?, path.clone()));
+                        file.data = Data::below(at.as_ref().as_ref().and_then(moved));
                     }
                 }
                 Body::Dir(state) => {
                     state.candidates = state.candidates.iter().copied().filter_map(&new).collect();
-                    state.layers = None;
+                    if !state.is_dead() {
+                        state.layers = None;
+                    }
                 }
             }
         }
     }
 
     /// Looks at every node again, from the root down, with the branches as they are now.
-    fn settle(&mut self, in_use: &InUse) {
+    fn settle(&mut self, pins: &Pins) {
         let count = self.branches.len();
         self.links = open_links(&self.branches, &self.works, &self.options);
-        self.groups = Groups::load(&self.links);
+        (self.groups, self.numbers) = read_indexes(&self.links, &self.devices, &self.branches);
+        self.names = Names::default();
         self.dirs.clear();
         self.files.clear();
         self.listings = Listings::new();
@@ -202,27 +209,40 @@ impl Union {
             if node.ino == Ino::ROOT {
                 let all = (0..count).map(index).collect();
                 *node.body.write() = Body::Dir(Box::new(DirBody { candidates: all, ..DirBody::default() }));
-            } else if node.parent().is_some() && self.settle_one(&node).is_none() {
-                let pin = in_use.open.contains(&node.ino.get()).then(|| self.pin_by_path(&node)).flatten();
-                self.orphan(&node, pin);
+            } else if !self.settled(&node) {
+                self.orphan(&node, pins.get(&node.ino).cloned());
                 orphans.push(node);
             }
         }
         // Only now: until here paths led through them.
         orphans.iter().for_each(|node| self.relink(node, Link::default()));
+        // One that is open keeps what it stood for.
+        let unused = orphans.iter().filter(|node| !node.is_dir() && !pins.contains_key(&node.ino));
+        self.orphans = unused.map(|node| node.ino).collect();
     }
 
-    /// A descriptor of the object that a node stood for, which its name no longer leads to.
-    fn pin_by_path(&self, node: &Arc<Node>) -> Option<Arc<OwnedFd>> {
-        let branch = match &*node.body.read() {
-            Body::File(file) => file.branch,
-            Body::Dir(state) => *state.candidates.first()?,
+    /// Whether a node stands for the same object as before.
+    fn settled(&self, node: &Arc<Node>) -> bool {
+        if node.parent().is_some() {
+            return self.settle_one(node).is_some();
+        }
+        // Its last name is gone, but for one by which only the index leads to it.
+        match &*node.body.read() {
+            Body::File(FileBody { branch, site: Site::Indexed, .. }) => {
+                self.groups.get(node.ino, *branch) == Some(*branch)
+            }
+            _ => true,
+        }
+    }
+
+    /// Descriptors of what is open, which lead to it whatever becomes of the branches.
+    fn pins(&self, in_use: &InUse) -> Pins {
+        let open = in_use.open.iter().filter_map(|ino| self.inodes.get(Ino::new(*ino)?));
+        let pin = |node: Arc<Node>| {
+            let place = self.place(&node, &node.body.read()).ok()?;
+            Some((node.ino, place.pin().ok()?))
         };
-        let parent = path_on(node.parent()?.as_ref(), branch);
-        let name = node.link.lock().name.clone();
-        let dir = self.branches.get(branch.index())?.open_dir(&parent).ok()?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(&dir, &*name, flags, Mode::empty()).ok().map(Arc::new)
+        open.filter_map(pin).collect()
     }
 
     /// Finds a node again by its name; `None` if the name leads to something else now.
@@ -236,13 +256,11 @@ impl Union {
             let seen = self.look(&parent, above.dir().ok()?, name, &found).ok()?;
             (found, seen)
         };
-        if !found.visible || found.kind != node.kind {
+        let same = self.entered_ino(&parent, name, &found, &seen) == node.ino;
+        if !found.visible || found.kind != node.kind || !same {
             return None;
         }
         if node.is_dir() {
-            if seen.ino != node.ino {
-                return None;
-            }
             *node.body.write() = Body::Dir(Box::new(DirBody::found(&found)));
             node.link.lock().moved = None;
             return self.read_body(node).is_ok().then_some(());
@@ -250,7 +268,7 @@ impl Union {
         match &mut *node.body.write() {
             Body::Dir(_) => return None,
             Body::File(file) => {
-                if file.real != seen.stat.st_ino || seen.ino != node.ino {
+                if file.real != seen.stat.st_ino {
                     return None;
                 }
                 file.branch = seen.branch;
@@ -287,7 +305,7 @@ fn stands_on(node: &Node, branch: BranchIndex, in_use: &HashSet<u64>) -> bool {
         return false;
     }
     match &*node.body.read() {
-        Body::File(file) => file.branch == branch,
+        Body::File(file) => file.branch == branch || file.data.is_below_on(branch),
         Body::Dir(state) => {
             let layers = state.layers.as_deref().unwrap_or(&state.candidates);
             node.ino != Ino::ROOT && layers == [branch]

@@ -6,6 +6,7 @@
 mod align;
 mod attr;
 mod backing;
+mod census;
 mod copy;
 mod copyup;
 mod create;
@@ -20,6 +21,7 @@ mod owners;
 mod path;
 mod placement;
 mod read;
+mod refuse;
 mod remove;
 mod rename;
 mod resolve;
@@ -27,7 +29,7 @@ mod stat;
 mod udba;
 mod xattr;
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,20 +48,27 @@ use crate::marks::Format;
 use crate::override_stat::OverrideStat;
 use crate::place::Place;
 use crate::policy::{CopyupPolicy, CreatePolicy};
+use crate::tally::Tally;
 use crate::types::{BranchIndex, FileKind, Ino};
 use crate::work::{Work, beside, find_links, refuse_unfinished};
+use census::Names;
 use data::OpenFile;
-use groups::Groups;
+use groups::{Groups, read_indexes};
 pub use live::{InUse, LiveError};
+pub(crate) use metacopy::CONTENT_LOST;
+use moving::Numbers;
 pub(crate) use origin::{ORIGINS, parse_origin};
+pub(crate) use path::{joined, split};
 use path::{path_below, path_on};
 use placement::Placement;
+pub use refuse::NewError;
+use refuse::{refuse_metacopy, refuse_overlaps};
 pub(crate) use resolve::absolute;
 pub(crate) use stat::decode_device;
 use udba::Watches;
 pub use udba::{Outside, Udba, read_events};
 pub(crate) use xattr::escaped;
-pub use xattr::{BRANCHES, FORMAT, WORKDIR};
+pub use xattr::{BRANCHES, FORMAT, WORKDIR, told_branches};
 
 /// Directory descriptors kept open.
 const DIR_FDS: usize = 1024;
@@ -93,31 +102,11 @@ pub struct Options {
     pub ids: Ids,
     /// Whether an attribute tells owner, mode and kind in an inode's place.
     pub override_stat: OverrideStat,
+    /// A change of its metadata alone leaves a lower file's data where it is (kernel overlay's `metacopy=on`); of the
+    /// overlay format only.
+    pub metacopy: bool,
     /// `st_ino` fits 32 bits, for programs that know no larger ones (stat(2), `EOVERFLOW`).
     pub ino32: bool,
-}
-
-/// Why a union could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum NewError {
-    /// No branch at all.
-    #[error("no branches: name at least one directory")]
-    NoBranches,
-    /// More than the indexes can count.
-    #[error("{0} branches: at most 32767 can be united")]
-    TooMany(usize),
-    /// One is another, or lies inside another.
-    #[error(
-        "branch {inner:?} is or lies inside branch {outer:?}: a change of one would change the other (unite directories that do not overlap)"
-    )]
-    #[allow(missing_docs)]
-    Overlap { inner: PathBuf, outer: PathBuf },
-    /// inotify is not to be had.
-    #[error("udba=notify: inotify_init1: {0} (see fs.inotify.max_user_instances, or use udba=reval)")]
-    Watch(Errno),
-    /// One of them cannot be used.
-    #[error(transparent)]
-    Branch(#[from] BranchError),
 }
 
 /// Branches united.
@@ -132,9 +121,13 @@ pub struct Union {
     devices: Devices,
     inodes: Inodes,
     groups: Groups,
+    names: Names,
+    numbers: Numbers,
     dirs: FdCache<(Ino, BranchIndex)>,
     files: FdCache<Ino, Arc<OpenFile>>,
     listings: Listings,
+    /// Names that were looked for in listings, and those that the branches were asked for.
+    searches: Tally,
     placement: Placement,
     watches: Option<Watches>,
     hash: HashKey,
@@ -142,6 +135,8 @@ pub struct Union {
     topology: RwLock<()>,
     /// Held by the one rename that is under way between two directories.
     crossing: Mutex<()>,
+    /// Files that stood for something else before the branches were last changed, and that nobody had open.
+    orphans: HashSet<Ino>,
     /// One lock for each file that is being copied up.
     copying: DashMap<Ino, Arc<Mutex<()>>, BuildInoHasher>,
 }
@@ -164,13 +159,14 @@ impl Union {
         }
         let branches = specs.into_iter().map(Branch::open).collect::<std::result::Result<Vec<_>, _>>()?;
         refuse_overlaps(&branches)?;
+        refuse_metacopy(&branches, &options)?;
         let devices = Devices::default();
         for branch in branches.iter().rev() {
-            devices.learn(branch.device());
+            devices.learn(branch.device(), branch.label());
         }
         let works = open_works(&branches, &options)?;
         let links = open_links(&branches, &works, &options);
-        let groups = Groups::load(&links);
+        let (groups, numbers) = read_indexes(&links, &devices, &branches);
         // Told later, when the process may have changed its directory.
         options.workdir = options.workdir.map(|path| path.canonicalize().unwrap_or(path));
         let watches =
@@ -187,9 +183,13 @@ impl Union {
             devices,
             inodes: Inodes::new(root),
             groups,
+            names: Names::default(),
+            numbers,
             dirs: FdCache::new(DIR_FDS),
             files: FdCache::new(FILE_FDS),
             listings: Listings::new(),
+            orphans: HashSet::new(),
+            searches: Tally::new(),
             placement: Placement::new(count),
             watches,
             hash: HashKey(random_key()),
@@ -214,19 +214,6 @@ impl Union {
     /// How many nodes the kernel is known to know.
     pub fn node_count(&self) -> usize {
         self.inodes.len()
-    }
-
-    /// Hard-linked files of which a name was copied up: their identity, and the number of links if it is recorded.
-    pub(crate) fn copied_groups(&self) -> BTreeMap<Ino, Option<u32>> {
-        self.groups.copies()
-    }
-
-    /// The inode behind a node that is no directory: its branch, and its number there.
-    pub(crate) fn inode_of(&self, node: Ino) -> Result<Option<(BranchIndex, u64)>> {
-        match &*self.node(node)?.body.read() {
-            Body::File(file) => Ok(Some((file.branch, file.real))),
-            Body::Dir(_) => Ok(None),
-        }
     }
 
     fn branch(&self, at: BranchIndex) -> &Branch {
@@ -286,7 +273,7 @@ impl Union {
             Site::Indexed => {
                 let links = self.links[file.branch.index()].as_ref();
                 let links = links.ok_or(Error::rule("index", Errno::STALE))?;
-                Ok(Place::Name(Arc::clone(links), groups::link_name(node.ino)))
+                Ok(Place::Name(Arc::clone(links), self.link_name(node.ino, file.branch)))
             }
             Site::Linked => {
                 let (parent, name) = {
@@ -303,6 +290,7 @@ impl Union {
     fn evict(&self, node: &Node) {
         if !node.is_dir() {
             self.files.remove(&node.ino);
+            self.numbers.let_go(node.ino);
             return;
         }
         // It may be this thread that has the directory locked; then its branches are not to be asked for.
@@ -344,17 +332,6 @@ fn index(at: usize) -> BranchIndex {
     BranchIndex::new(u16::try_from(at).unwrap_or(u16::MAX))
 }
 
-fn refuse_overlaps(branches: &[Branch]) -> std::result::Result<(), NewError> {
-    for (at, inner) in branches.iter().enumerate() {
-        let others = branches.iter().enumerate().filter(|(other, _)| *other != at);
-        if let Some((_, outer)) = others.into_iter().find(|(_, other)| inner.overlaps(other)) {
-            let path = |branch: &Branch| branch.spec().path.clone();
-            return Err(NewError::Overlap { inner: path(inner), outer: path(outer) });
-        }
-    }
-    Ok(())
-}
-
 /// Where the work directory of a writable branch is; `None` for inside the branch.
 fn workdir_of(branches: &[Branch], at: usize, options: &Options) -> Option<PathBuf> {
     let first = branches.iter().position(Branch::writable) == Some(at);
@@ -378,11 +355,13 @@ fn open_works(branches: &[Branch], options: &Options) -> std::result::Result<Vec
     Ok(works)
 }
 
-/// Opens the index of hard links of each writable branch, also where nothing is to be written now.
+/// Opens the index of hard links of each branch whose marks count, also where nothing is to be written now.
 fn open_links(branches: &[Branch], works: &[Option<Work>], options: &Options) -> Vec<Option<Arc<OwnedFd>>> {
     let open = |(at, branch): (usize, &Branch)| match &works[at] {
         Some(work) => Some(Arc::clone(work.links())),
-        None if branch.writable() => find_links(branch, workdir_of(branches, at, options).as_deref()),
+        None if branch.spec().perm.whiteouts => {
+            find_links(branch, workdir_of(branches, at, options).as_deref())
+        }
         None => None,
     };
     branches.iter().enumerate().map(open).collect()

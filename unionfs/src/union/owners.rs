@@ -259,6 +259,6 @@ const fn without_set_ids(mode: u32) -> u32 {
     mode & !(libc::S_ISUID | group)
 }
 
-fn is_acl(name: &[u8]) -> bool {
+pub(super) fn is_acl(name: &[u8]) -> bool {
     name.starts_with(b"system.posix_acl_")
 }

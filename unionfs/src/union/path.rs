@@ -1,6 +1,6 @@
 //! Where a directory is: paths put together from links, on one branch or in the union of those below it.
 //!
-//! The topology lock must be held, or a rename could take the path apart while it is put together.
+//! For what climbs, the topology lock must be held, or a rename could take the path apart while it is put together.
 
 use std::sync::Arc;
 
@@ -39,4 +39,17 @@ fn climb(dir: &Node, whole: impl Fn(&Link) -> Option<Vec<u8>>) -> Vec<u8> {
     }
     names.reverse();
     names.join(&b'/')
+}
+
+/// The path of `name` in the directory `dir`, both without a leading slash; the root is empty.
+pub(crate) fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
+}
+
+/// The directory and the name of such a path.
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&[], path),
+    }
 }

@@ -3,18 +3,18 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::Stat;
 
 use super::Union;
-use super::groups::Group;
 use super::owners::branch_of;
 use super::stat::saturate;
 use super::udba::Udba;
 use crate::devices::alternative;
 use crate::dir::{DirBody, Found, Listing};
 use crate::error::{At, Errno, Error, Result};
-use crate::inode::{Body, FileBody, Link, Located, Node, Site};
+use crate::inode::{Body, Data, FileBody, Link, Node, Site};
 use crate::marks::{Format, Means, meaning};
 use crate::place::Place;
 use crate::types::{Attr, BranchIndex, DirEntry, Entry, FileKind, Ino, Name};
@@ -29,16 +29,14 @@ pub(super) struct Seen {
     pub(super) stat: Stat,
     pub(super) branch: BranchIndex,
     pub(super) indexed: bool,
-    pub(super) group: Option<Group>,
     /// It was made just now.
     pub(super) fresh: bool,
-    /// Where its content is, if not in itself.
-    pub(super) data: Option<Arc<Located>>,
+    pub(super) data: Data,
 }
 
 impl Seen {
     pub(super) const fn new(ino: Ino, stat: Stat, branch: BranchIndex) -> Self {
-        Self { ino, stat, branch, indexed: false, group: None, fresh: false, data: None }
+        Self { ino, stat, branch, indexed: false, fresh: false, data: Data::Own }
     }
 }
 
@@ -85,7 +83,8 @@ impl Union {
         let stat = self.meant(found.top, &place, stat);
         let mut seen = Seen::new(ino, stat, found.top);
         if found.kind == FileKind::Regular && state.note(found.top).metacopies {
-            seen.data = self.data_of_metacopy(dir, state, name, found.top, &place)?;
+            seen.data = self.data_of(dir, state, name, found.top, &place)?;
+            self.count_blocks(&seen.data, &mut seen.stat);
         }
         if found.kind != FileKind::Directory && !self.groups.is_empty() {
             self.look_at_group(&mut seen)?;
@@ -95,17 +94,13 @@ impl Union {
 
     /// A lower file whose other name was copied up is that copy.
     fn look_at_group(&self, seen: &mut Seen) -> Result<()> {
-        seen.group = self.groups.get(seen.ino);
-        let Some(Group { copied: Some(branch), .. }) = seen.group else { return Ok(()) };
-        // A copy further down than the object seen is hidden by it.
-        if branch > seen.branch {
-            return Ok(());
-        }
+        let Some(branch) = self.groups.get(seen.ino, seen.branch) else { return Ok(()) };
         let Some(links) = &self.links[branch.index()] else { return Ok(()) };
-        let place = Place::Name(Arc::clone(links), super::groups::link_name(seen.ino));
+        let place = Place::Name(Arc::clone(links), self.link_name(seen.ino, branch));
         seen.stat = self.meant(branch, &place, place.stat().at("statx", branch)?);
         seen.branch = branch;
         seen.indexed = true;
+        seen.data = Data::Own;
         Ok(())
     }
 
@@ -122,32 +117,38 @@ impl Union {
     ) -> Option<Entry> {
         let make = |ino| self.make_node(ino, dir, name, found, seen);
         let mut node = self.inodes.intern(seen.ino, || make(seen.ino));
-        if !self.agrees(&node, dir, name, seen) {
+        let mut agreement = self.agreement(&node, dir, name, seen);
+        if agreement == Agreement::Other {
             self.forget(node.ino, 1);
             if !insist {
                 return None;
             }
-            let ino = alternative(seen.ino, seen.stat.st_ino ^ name_salt(dir, name, found.kind));
+            let ino = stand_in(dir, name, found, seen);
             node = self.inodes.intern(ino, || make(ino));
+            agreement = self.agreement(&node, dir, name, seen);
+        }
+        if agreement == Agreement::Lost {
+            let made = make(node.ino);
+            self.relink(&node, made.link.into_inner());
+            *node.body.write() = made.body.into_inner();
         }
         if found.kind == FileKind::Directory {
             self.refresh_dir(&node, found);
         }
-        let links = self.links(&node.body.read(), &seen.stat, seen.group);
+        let links = self.links(seen.ino, &node.body.read(), &seen.stat);
         Some(Entry { node: node.ino, attr: self.attr_of(node.ino, &seen.stat, links) })
     }
 
     /// Links in the merged view. A directory has as many as its one layer says (subdirectories and two), or
     /// constantly 1, "not counted", when it is merged or may yet turn out to be.
-    fn links(&self, body: &Body, stat: &Stat, group: Option<Group>) -> u32 {
+    fn links(&self, ino: Ino, body: &Body, stat: &Stat) -> u32 {
         let own = saturate(stat.st_nlink);
         match body {
-            Body::File(file) => match group.and_then(|group| group.nlink) {
-                Some(links) => links,
-                // The last name was hidden; the inode does not know.
-                None if file.nameless => 0,
-                None => own,
-            },
+            // The last name was hidden; the inode does not know.
+            Body::File(file) if file.nameless => 0,
+            // To tell of one file, a directory somewhere else need not be readable.
+            Body::File(file) => self.links_of(ino, file.branch, stat).unwrap_or(own),
+            Body::Dir(state) if state.is_dead() => 0,
             Body::Dir(state) => match (&state.layers, &*state.candidates) {
                 (Some(layers), _) if layers.len() == 1 => own,
                 (None, [one]) if self.is_bottom(*one) => own,
@@ -174,35 +175,41 @@ impl Union {
                 data: seen.data.clone(),
             })
         };
-        Node::new(ino, FileKind::from_mode(seen.stat.st_mode), link, body)
+        let node = Node::new(ino, FileKind::from_mode(seen.stat.st_mode), link, body);
+        // What was made just now has none yet.
+        node.no_capability.store(seen.fresh, Ordering::Release);
+        node
     }
 
     /// Whether a node of the table is the object that was seen.
-    fn agrees(&self, node: &Node, dir: &Arc<Node>, name: Name<'_>, seen: &Seen) -> bool {
+    fn agreement(&self, node: &Node, dir: &Arc<Node>, name: Name<'_>, seen: &Seen) -> Agreement {
         if node.kind != FileKind::from_mode(seen.stat.st_mode) {
-            return false;
+            return Agreement::Other;
         }
-        if node.is_dir() {
-            return node.is_linked_as(dir, name.as_bytes());
+        if node.is_dir() && node.is_linked_as(dir, name.as_bytes()) {
+            return Agreement::Same;
         }
-        // Read first: the lock for changing is wanted only to find a lost name again.
         let (same, lost) = match &*node.body.read() {
             Body::File(file) => {
+                let stale = file.nameless && matches!(file.site, Site::Linked);
                 let same = file.branch == seen.branch && file.real == seen.stat.st_ino;
-                (same, same && !seen.indexed && matches!(file.site, Site::Pinned(_)))
+                let unlinked = file.nameless || (!seen.indexed && matches!(file.site, Site::Pinned(_)));
+                (same, stale || (same && unlinked))
             }
-            Body::Dir(_) => (false, false),
+            Body::Dir(state) => (false, state.is_dead() && state.gone.is_none()),
         };
-        if lost {
-            self.relink(
-                node,
-                Link { parent: Some(Arc::clone(dir)), name: name.as_bytes().into(), moved: None },
-            );
-            if let Body::File(file) = &mut *node.body.write() {
-                (file.site, file.nameless) = (Site::Linked, false);
-            }
+        match (same, lost) {
+            (_, true) => Agreement::Lost,
+            (true, false) => Agreement::Same,
+            (false, false) => Agreement::Other,
         }
-        same
+    }
+
+    /// The identity that [`Union::enter`] gives to an object.
+    pub(super) fn entered_ino(&self, dir: &Arc<Node>, name: Name<'_>, found: &Found, seen: &Seen) -> Ino {
+        let other = |node: Arc<Node>| self.agreement(&node, dir, name, seen) == Agreement::Other;
+        let taken = self.inodes.get(seen.ino).is_some_and(other);
+        if taken { stand_in(dir, name, found, seen) } else { seen.ino }
     }
 
     /// Gives back `count` references of a node.
@@ -224,14 +231,16 @@ impl Union {
     /// The attributes of a node whose body is locked.
     pub(super) fn attr_now(&self, node: &Node, body: &Body) -> Result<Attr> {
         let place = self.place(node, body)?;
-        let stat = self.meant(branch_of(body), &place, place.stat().during("statx")?);
+        let mut stat = self.meant(branch_of(body), &place, place.stat().during("statx")?);
+        if let Body::File(file) = body {
+            self.count_blocks(&file.data, &mut stat);
+        }
         let ino = match body {
             Body::Dir(_) if node.ino == Ino::ROOT => self.devices.ino(stat.st_dev, stat.st_ino),
             _ => node.ino,
         };
-        let group = if node.is_dir() { None } else { self.groups.get(node.ino) };
         // The root holds what is not for users.
-        let links = if node.ino == Ino::ROOT { 1 } else { self.links(body, &stat, group) };
+        let links = if node.ino == Ino::ROOT { 1 } else { self.links(node.ino, body, &stat) };
         Ok(self.attr_of(ino, &stat, links))
     }
 
@@ -276,7 +285,8 @@ impl Union {
                 // Behind the union's back an entry may have gone.
                 let name = Name::from_bytes(&slot.name)?;
                 let Ok(seen) = self.look(&dir, body.dir()?, name, &slot.found) else { continue };
-                (self.shown_ino(seen.ino), FileKind::from_mode(seen.stat.st_mode))
+                let ino = self.entered_ino(&dir, name, &slot.found, &seen);
+                (self.shown_ino(ino), FileKind::from_mode(seen.stat.st_mode))
             } else {
                 (0, slot.found.kind)
             };
@@ -331,6 +341,20 @@ impl Union {
     pub(super) fn must_be_alive(body: &DirBody) -> Result<()> {
         if body.is_dead() { Err(Error::rule("removed directory", Errno::NOENT)) } else { Ok(()) }
     }
+}
+
+/// What a node of the table is to an object that was seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Agreement {
+    Same,
+    /// It has lost its name, or a change of the branches has left it with no object: it becomes this one.
+    Lost,
+    Other,
+}
+
+/// The number of an object while another has its own.
+fn stand_in(dir: &Node, name: Name<'_>, found: &Found, seen: &Seen) -> Ino {
+    alternative(seen.ino, seen.stat.st_ino ^ name_salt(dir, name, found.kind))
 }
 
 /// Two directories never are one: what tells apart those that claim to be.

@@ -42,9 +42,9 @@ impl Union {
         if let (Some(node), Some(body)) = (&node, file.as_deref_mut()) {
             self.keep_open(node, body, &dir, name)?;
         }
+        let leaving = self.leaving(&closing.seen)?;
         self.remove_from_disk(&closing, name)?;
-        let covered = closing.found.top != closing.branch;
-        let last = self.drop_link(&closing.seen, covered, closing.branch);
+        let last = self.left(leaving, &closing.seen);
         if let Some(Body::File(file)) = file.as_deref_mut() {
             file.nameless |= last;
         }
@@ -157,8 +157,7 @@ impl Union {
     ) -> Result<()> {
         let Body::File(file) = body else { return Ok(()) };
         let by_name = matches!(file.site, Site::Linked) && node.is_linked_as(dir, name.as_bytes());
-        let last = matches!(file.site, Site::Indexed)
-            && self.groups.get(node.ino).and_then(|group| group.nlink).is_some_and(|nlink| nlink <= 1);
+        let last = matches!(file.site, Site::Indexed) && self.counted(node.ino)? <= 1;
         if by_name || last {
             let fd = self.file_place(node, file)?.pin().at("open", file.branch)?;
             file.site = Site::Pinned(fd);

@@ -7,16 +7,15 @@ use std::sync::atomic::Ordering;
 use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::{AtFlags, FileType, statat};
 
+use super::Union;
+use super::path::{joined, path_below, split};
 use super::udba::Udba;
-use super::{Union, path_below};
-use crate::branch::is_overlay_whiteout;
 use crate::dir::{DirBody, Found, Listing, Says};
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, Located, Moved, Node};
-use crate::marks::{
-    DEVICE_PREFIX, DirMarks, Format, Means, is_xattr_whiteout, meaning, read_small, whiteout_name,
-};
+use crate::marks::{DEVICE_PREFIX, DirMarks, Format, Means, meaning, read_small, whiteout_by, whiteout_name};
 use crate::place::Place;
+use crate::tally::CacheStats;
 use crate::types::{BranchIndex, FileKind, Ino, Name};
 use crate::work::read_names;
 
@@ -135,7 +134,7 @@ impl Union {
     }
 
     /// The marks of a directory, where its branch's marks count.
-    fn marks(&self, branch: BranchIndex, dir: &Arc<OwnedFd>) -> Result<DirMarks> {
+    pub(super) fn marks(&self, branch: BranchIndex, dir: &Arc<OwnedFd>) -> Result<DirMarks> {
         let reads = self.reads(branch);
         if reads.overlay {
             DirMarks::read(dir, reads.files).at("opaque mark", branch)
@@ -165,18 +164,13 @@ impl Union {
             let dir = Arc::new(self.branch(*branch).open_dir(path).at("openat2", *branch)?);
             match self.ask(*branch, &dir, name, false)? {
                 (Some(Says::Object(FileKind::Directory)), hidden) => {
-                    let path = if path.is_empty() {
-                        name.as_bytes().into()
-                    } else {
-                        [path, name.as_bytes()].join(&b'/')
-                    };
+                    let path = joined(path, name.as_bytes());
                     let child = Arc::new(self.branch(*branch).open_dir(&path).at("openat2", *branch)?);
                     let marks = self.marks(*branch, &child)?;
                     found.push((*branch, path.clone().into()));
                     if let Some(target) = marks.redirect {
-                        let parent =
-                            path.iter().rposition(|&byte| byte == b'/').map_or(&[][..], |at| &path[..at]);
-                        found.extend(self.follow(*branch, &absolute(parent, &target), left - 1)?);
+                        let target = absolute(split(&path).0, &target);
+                        found.extend(self.follow(*branch, &target, left - 1)?);
                         break;
                     }
                     if marks.opaque || hidden {
@@ -192,12 +186,21 @@ impl Union {
 
     /// What the merged directory says of a name; `None` if no layer knows it.
     pub(super) fn find(&self, dir: &Node, state: &DirBody, name: Name<'_>) -> Result<Option<Found>> {
-        match &state.listing {
-            Some(listing) if self.options.udba != Udba::Reval => {
-                Ok(listing.get(self.hash, name.as_bytes()).cloned())
-            }
-            _ => self.probe(dir, state, name),
+        let listing = state.listing.as_ref().filter(|_| self.options.udba != Udba::Reval);
+        self.searches.count(listing.is_some());
+        match listing {
+            Some(listing) => Ok(listing.get(self.hash, name.as_bytes()).cloned()),
+            None => self.probe(dir, state, name),
         }
+    }
+
+    /// How often the caches had what was asked for.
+    pub fn cache_stats(&self) -> Vec<CacheStats> {
+        vec![
+            self.searches.stats("listings"),
+            self.dirs.stats("directory descriptors"),
+            self.files.stats("file descriptors"),
+        ]
     }
 
     /// As [`Self::find`], asking every layer anew.
@@ -232,7 +235,7 @@ impl Union {
     }
 
     /// What one layer says of a name: its object, and whether a whiteout of the name lies there.
-    fn ask(
+    pub(super) fn ask(
         &self,
         branch: BranchIndex,
         dir: &Arc<OwnedFd>,
@@ -247,15 +250,10 @@ impl Union {
             Err(errno) => return Err(errno).at("statx", branch),
         };
         if reads.overlay {
-            let device = || exists(dir, &[DEVICE_PREFIX, name.as_bytes()].concat());
-            if is_overlay_whiteout(&stat) && !device().at("statx", branch)? {
+            let is_device = || exists(dir, &[DEVICE_PREFIX, name.as_bytes()].concat());
+            let place = || Place::Name(Arc::clone(dir), name.as_bytes().into());
+            if whiteout_by(&stat, xwhiteouts, place, is_device).at("statx", branch)?.is_some() {
                 return Ok((Some(Says::Whiteout), false));
-            }
-            if xwhiteouts && stat.st_size == 0 && FileKind::from_mode(stat.st_mode) == FileKind::Regular {
-                let place = Place::Name(Arc::clone(dir), name.as_bytes().into());
-                if is_xattr_whiteout(&place) {
-                    return Ok((Some(Says::Whiteout), false));
-                }
             }
         }
         Ok((Some(Says::Object(FileKind::from_mode(stat.st_mode))), reads.files && whiteout()?))
@@ -269,7 +267,9 @@ impl Union {
         let mut listing = Listing::default();
         for &branch in state.layers.as_deref().unwrap_or_default() {
             let fd = self.dirfd(dir, branch)?;
-            self.list_layer(branch, &fd, state.note(branch).xwhiteouts, &mut listing)?;
+            self.list_layer(branch, &fd, state.note(branch).xwhiteouts, &mut |name, says, _| {
+                listing.fold(self.hash, name, says, branch);
+            })?;
         }
         self.listings.made(dir.ino, listing.len(), |other| self.drop_listing(other));
         state.listing = Some(listing);
@@ -297,19 +297,20 @@ impl Union {
         true
     }
 
-    fn list_layer(
+    /// Tells what one layer says of each name, and the inode number that the listing has (0 for a whiteout).
+    pub(super) fn list_layer(
         &self,
         branch: BranchIndex,
         dir: &Arc<OwnedFd>,
         xwhiteouts: bool,
-        listing: &mut Listing,
+        fold: &mut dyn FnMut(&[u8], Says, u64),
     ) -> Result<()> {
         let reads = self.reads(branch);
         // A branch whose marks do not count has its `.wh.` names hidden all the same.
         let meaning = |name| if reads.overlay && !reads.files { Means::Object } else { meaning(name) };
         let names = read_names(dir).at("getdents64", branch)?;
         let devices: Vec<&[u8]> = names.iter().filter_map(|(name, ..)| device_of(name)).collect();
-        for (name, kind, _) in &names {
+        for (name, kind, real) in &names {
             if meaning(name) != Means::Object {
                 continue;
             }
@@ -322,15 +323,15 @@ impl Union {
             } else {
                 Says::Object(kind)
             };
-            listing.fold(self.hash, name, says, branch);
+            fold(name, says, *real);
         }
         // After the objects: of one layer the whiteout hides what lies below, not what lies beside it.
         for (name, ..) in names.iter().filter(|_| reads.files) {
             match meaning(name) {
-                Means::Whiteout(hidden) => listing.fold(self.hash, hidden, Says::Whiteout, branch),
+                Means::Whiteout(hidden) => fold(hidden, Says::Whiteout, 0),
                 Means::LongWhiteout => {
                     let hidden = read_small(dir, name).at("whiteout", branch)?;
-                    listing.fold(self.hash, &hidden, Says::Whiteout, branch);
+                    fold(&hidden, Says::Whiteout, 0);
                 }
                 _ => {}
             }
@@ -358,8 +359,7 @@ impl Union {
 pub(crate) fn absolute(parent: &[u8], target: &[u8]) -> Vec<u8> {
     match target.strip_prefix(b"/") {
         Some(path) => path.to_vec(),
-        None if parent.is_empty() => target.to_vec(),
-        None => [parent, target].join(&b'/'),
+        None => joined(parent, target),
     }
 }
 

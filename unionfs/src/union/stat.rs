@@ -4,7 +4,8 @@ use rustix::fs::{Stat, fstatvfs};
 
 use super::Union;
 use crate::error::{At, Result};
-use crate::types::{Attr, Ino, NAME_MAX, StatFs, Time};
+use crate::inode::Body;
+use crate::types::{Attr, BranchIndex, Ino, NAME_MAX, StatFs, Time};
 
 impl Union {
     /// Space and inodes: those of the branch that new objects go to.
@@ -26,6 +27,14 @@ impl Union {
             frsize: small(told.f_frsize),
             namelen: u32::try_from(NAME_MAX).unwrap_or(u32::MAX),
         })
+    }
+
+    /// The inode behind a node that is no directory: its branch, and its number there.
+    pub(crate) fn inode_of(&self, node: Ino) -> Result<Option<(BranchIndex, u64)>> {
+        match &*self.node(node)?.body.read() {
+            Body::File(file) => Ok(Some((file.branch, file.real))),
+            Body::Dir(_) => Ok(None),
+        }
     }
 
     /// What stat(2) tells of an inode, as the union shows it.

@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::XattrFlags;
 
 use super::Union;
-use super::copy::ALL_DATA;
-use super::owners::branch_of;
+use super::copy::Extent;
+use super::owners::{branch_of, is_acl};
 use super::udba::Udba;
 use crate::branch::BranchSpec;
 use crate::error::{At, Errno, Error, Result};
@@ -57,11 +58,33 @@ fn unescaped(name: &[u8]) -> Option<Vec<u8>> {
 const CAPABILITY: &str = "security.capability";
 
 /// The virtual attribute of the root that tells the branches, one line each, like aufs's `/sys/fs/aufs/si_*/br*`.
+/// `….branches.0`, `.1` and so on are its parts: an attribute holds 64 KiB at most (xattr(7)).
 pub const BRANCHES: &str = "user.unionfs.ctl.branches";
+/// Bytes of each part of that list but the last, which has fewer.
+const PART: usize = 1 << 15;
 /// The virtual attribute of the root that tells the format of new marks, `aufs` or `overlay`.
 pub const FORMAT: &str = "user.unionfs.ctl.format";
 /// The virtual attribute of the root that tells the work directory that was chosen, or nothing for the default.
 pub const WORKDIR: &str = "user.unionfs.ctl.workdir";
+
+/// The branches of the union mounted at `root`, a line `PATH=PERM` each.
+///
+/// # Errors
+///
+/// `ENODATA` or `EOPNOTSUPP` if that is no root of a union.
+pub fn told_branches(root: &Path) -> std::result::Result<Vec<u8>, Errno> {
+    let mut list = Vec::new();
+    for part in 0.. {
+        let had = list.len();
+        list.resize(had + PART, 0);
+        let len = rustix::fs::getxattr(root, format!("{BRANCHES}.{part}"), &mut list[had..])?;
+        list.truncate(had + len);
+        if len < PART {
+            break;
+        }
+    }
+    Ok(list)
+}
 
 impl Union {
     /// The value of an extended attribute.
@@ -84,7 +107,11 @@ impl Union {
             Err(Error { errno: Errno::PERM, .. }) => return Err(Error::rule("getxattr", Errno::NODATA)),
             name => name?,
         };
-        let value = self.place(&node, &body)?.read_xattr(&on_disk);
+        let value = match self.place(&node, &body)?.read_xattr(&on_disk) {
+            // The kernel asks for lists before it lets anybody open a file: a branch that can have none has none.
+            Err(Errno::OPNOTSUPP) if is_acl(&on_disk) => Err(Errno::NODATA),
+            value => value,
+        };
         if capability && value == Err(Errno::NODATA) {
             node.no_capability.store(true, Ordering::Release);
         }
@@ -97,16 +124,21 @@ impl Union {
             return None;
         }
         match name.to_str()? {
-            BRANCHES => {
-                let line = |branch: &BranchSpec| {
-                    [branch.path.as_os_str().as_bytes(), format!("={}\n", branch.perm).as_bytes()].concat()
-                };
-                Some(self.branches().flat_map(line).collect())
-            }
+            BRANCHES => Some(self.branch_lines()),
             FORMAT => Some(self.options.format.to_string().into_bytes()),
             WORKDIR => Some(self.options.workdir.clone()?.into_os_string().into_vec()),
-            _ => None,
+            name => {
+                let part: usize = name.strip_prefix(BRANCHES)?.strip_prefix('.')?.parse().ok()?;
+                Some(self.branch_lines().chunks(PART).nth(part).unwrap_or_default().to_vec())
+            }
         }
+    }
+
+    fn branch_lines(&self) -> Vec<u8> {
+        let line = |branch: &BranchSpec| {
+            [branch.path.as_os_str().as_bytes(), format!("={}\n", branch.perm).as_bytes()].concat()
+        };
+        self.branches().flat_map(line).collect()
     }
 
     /// The names of all extended attributes, each ended by NUL.
@@ -140,7 +172,7 @@ impl Union {
         let name = escaped(name);
         let value = self.xattr_value_on_disk(&name, value)?;
         self.refuse_before_copying(node.ino, &name, flags)?;
-        self.promote(&node, ALL_DATA)?;
+        self.promote(&node, Extent::Metadata)?;
         let flags = XattrFlags::from_bits_retain(flags);
         {
             // Alone: nobody may find that there is none, and remember it after it was set.
@@ -189,7 +221,7 @@ impl Union {
             let name = self.xattr_on_disk(branch_of(&body), name.clone())?;
             self.place(&node, &body)?.read_xattr(&name).during("removexattr")?;
         }
-        self.promote(&node, ALL_DATA)?;
+        self.promote(&node, Extent::Metadata)?;
         {
             let body = node.body.read();
             let name = self.xattr_on_disk(branch_of(&body), name.clone())?;

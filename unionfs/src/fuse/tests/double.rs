@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Errno, Error, Result};
 use crate::fuse::Core;
+use crate::tally::CacheStats;
 use crate::types::*;
 
 #[derive(Debug, Clone)]
@@ -18,6 +19,7 @@ pub(super) struct Node {
     names: BTreeMap<OsString, u64>,
     xattrs: BTreeMap<OsString, Vec<u8>>,
     flags: u32,
+    attributes: FsXattr,
     pub(super) lookups: u64,
 }
 
@@ -50,7 +52,15 @@ fn node(ino: u64, mode: u32, new: &NewNode) -> Node {
         mtime: now,
         ctime: now,
     };
-    Node { attr, data: Vec::new(), names: BTreeMap::new(), xattrs: BTreeMap::new(), flags: 0, lookups: 0 }
+    Node {
+        attr,
+        data: Vec::new(),
+        names: BTreeMap::new(),
+        xattrs: BTreeMap::new(),
+        flags: 0,
+        attributes: FsXattr::default(),
+        lookups: 0,
+    }
 }
 
 impl Double {
@@ -97,6 +107,9 @@ impl Double {
 }
 
 impl Core for Double {
+    fn cache_stats(&self) -> Vec<CacheStats> {
+        Vec::new()
+    }
     fn node_count(&self) -> usize {
         self.nodes.lock().len()
     }
@@ -289,6 +302,15 @@ impl Core for Double {
     }
     fn inode_flags(&self, node: Ino) -> Result<u32> {
         self.with(node, |node| Ok(node.flags))
+    }
+    fn inode_attributes(&self, node: Ino) -> Result<FsXattr> {
+        self.with(node, |node| Ok(node.attributes))
+    }
+    fn set_inode_attributes(&self, node: Ino, attr: &FsXattr) -> Result<()> {
+        self.with(node, |node| {
+            node.attributes = *attr;
+            Ok(())
+        })
     }
     fn set_inode_flags(&self, node: Ino, flags: u32) -> Result<()> {
         self.with(node, |node| {

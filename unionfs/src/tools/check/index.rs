@@ -1,15 +1,13 @@
 //! The part of a check that looks at the work directory: what was being made, and the index of hard links.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{
-    AtFlags, CWD, Mode, Stat, mkdirat, openat, readlinkat, renameat, statat, symlinkat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Mode, Stat, mkdirat, openat, renameat, statat, unlinkat};
 
 use super::tree::Names;
 use super::{Kind, Problem};
@@ -18,11 +16,11 @@ use crate::error::Errno;
 use crate::place::Place;
 use crate::tools::hold::{Held, Workdirs};
 use crate::tools::layer::kind;
-use crate::tools::links::names_by_identity;
+use crate::tools::links::identities;
 use crate::tools::{Subject, ToolError};
-use crate::types::{FileKind, Ino};
-use crate::union::{ORIGINS, parse_origin};
-use crate::work::{CONVERTING, LINKS, TEMP, read_names};
+use crate::types::{BranchIndex, FileKind};
+use crate::union::{ORIGINS, Union, parse_origin};
+use crate::work::{ALONE, CONVERTING, LEFT, LINKS, TEMP, read_names};
 
 /// Where a repair puts files that have content and no name.
 const LOST: &str = "lost+found";
@@ -78,7 +76,7 @@ pub(super) fn check(
         }
         first = false;
         let visible = match subject.knows_below() {
-            true => Some(names_by_identity(&subject.merged()?)?),
+            true => Some(visible(&subject.merged()?)?),
             false => None,
         };
         let upper = &subject.upper.path;
@@ -91,14 +89,25 @@ pub(super) fn check(
     Ok(())
 }
 
+/// The identities that names lead to, as the upper's records name them.
+fn visible(union: &Union) -> Result<BTreeSet<String>, ToolError> {
+    Ok(identities(union)?.into_iter().map(|ino| union.record_name(ino, BranchIndex::new(0))).collect())
+}
+
+/// Whether a text names an identity.
+fn is_origin(text: &str) -> bool {
+    let (number, label) = text.split_once('.').unwrap_or((text, "0"));
+    number.parse::<u64>().is_ok() && u64::from_str_radix(label, 16).is_ok()
+}
+
 /// One index, and what is known of what it should hold.
 struct Index<'a> {
     upper: &'a Path,
     path: PathBuf,
     dir: &'a OwnedFd,
     links: OwnedFd,
-    /// How many names of the merged view lead to each identity; `None` where the branches below are not known.
-    visible: Option<BTreeMap<Ino, u32>>,
+    /// The identities that names of the merged view lead to; `None` where the branches below are not known.
+    visible: Option<BTreeSet<String>>,
     names: &'a Names,
     repair: bool,
     problems: &'a mut Vec<Problem>,
@@ -114,15 +123,18 @@ impl Index<'_> {
 
     fn entry(&mut self, name: &[u8]) -> Result<(), Errno> {
         let text = String::from_utf8_lossy(name);
-        let number = |text: &str| text.parse().ok().and_then(Ino::new);
         let stat = match statat(&self.links, name, AtFlags::SYMLINK_NOFOLLOW) {
             // Gone with its file.
             Err(Errno::NOENT) => return Ok(()),
             stat => stat?,
         };
-        match (text.strip_suffix(".n").and_then(number), number(&text)) {
-            (Some(ino), _) if kind(&stat) == FileKind::Symlink => self.count(name, ino),
-            (None, Some(ino)) if kind(&stat) != FileKind::Directory => self.copy(name, ino, &stat),
+        let alone = text.strip_suffix(ALONE);
+        let left = text.strip_suffix(LEFT);
+        match alone.or(left).unwrap_or(&text) {
+            origin if is_origin(origin) && kind(&stat) != FileKind::Directory => match (alone, left) {
+                (Some(_), _) if stat.st_nlink > 1 => Ok(()),
+                _ => self.copy(name, origin, &stat),
+            },
             _ => {
                 self.found(name, Kind::ForeignEntry);
                 Ok(())
@@ -130,36 +142,13 @@ impl Index<'_> {
         }
     }
 
-    fn count(&mut self, name: &[u8], ino: Ino) -> Result<(), Errno> {
-        let target = readlinkat(&self.links, name, Vec::new())?;
-        let have: Option<u32> = target.to_str().ok().and_then(|text| text.parse().ok());
-        let want = self.visible.as_ref().map(|visible| visible.get(&ino).copied().unwrap_or_default());
-        let kind = match (have, want) {
-            (None, None) => Kind::ForeignEntry,
-            (_, Some(0)) if !self.has_copy(name) => Kind::Orphan,
-            // There may be more links than names: of the lower file, names that another branch hides.
-            (Some(have), Some(want)) if have < want => Kind::Count(have, want),
-            (None, Some(want)) => Kind::Count(0, want),
-            _ => return Ok(()),
-        };
-        if !self.found(name, kind) {
-            return Ok(());
-        }
-        unlinkat(&self.links, name, AtFlags::empty())?;
-        match want {
-            Some(want) if want > 0 => symlinkat(want.to_string(), &self.links, name),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether the index has a copy beside its count.
-    fn has_copy(&self, count: &[u8]) -> bool {
-        let copy = count.strip_suffix(b".n").unwrap_or(count);
-        statat(&self.links, copy, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-    }
-
-    fn copy(&mut self, name: &[u8], ino: Ino, stat: &Stat) -> Result<(), Errno> {
-        if let Some((_, path)) = self.names.claims.get(&ino).filter(|(inode, _)| *inode != stat.st_ino) {
+    fn copy(&mut self, name: &[u8], origin: &str, stat: &Stat) -> Result<(), Errno> {
+        if let Some((_, path)) = self
+            .names
+            .claims
+            .get(origin)
+            .filter(|(inode, _)| *inode != stat.st_ino && !name.ends_with(LEFT.as_bytes()))
+        {
             self.problems.push(Problem {
                 path: self.upper.join(OsStr::from_bytes(path)),
                 kind: Kind::IndexConflict,
@@ -167,17 +156,13 @@ impl Index<'_> {
             });
             return Ok(());
         }
-        if self.records_another(name, ino) {
+        if self.records_another(name, origin) {
             self.found(name, Kind::ForeignEntry);
             return Ok(());
         }
-        let orphan = self.visible.as_ref().is_some_and(|visible| !visible.contains_key(&ino));
+        let orphan = self.visible.as_ref().is_some_and(|visible| !visible.contains(origin));
         if !orphan || !self.found(name, Kind::Orphan) {
             return Ok(());
-        }
-        match unlinkat(&self.links, [name, b".n"].concat(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
         }
         if stat.st_nlink > 1 {
             return unlinkat(&self.links, name, AtFlags::empty());
@@ -190,10 +175,10 @@ impl Index<'_> {
     }
 
     /// Whether the file says that it is the copy of another origin.
-    fn records_another(&self, name: &[u8], ino: Ino) -> bool {
+    fn records_another(&self, name: &[u8], origin: &str) -> bool {
         let Ok(links) = self.links.try_clone() else { return false };
         let place = Place::Name(Arc::new(links), name.into());
         let record = ORIGINS.iter().find_map(|attribute| place.read_xattr(attribute).ok());
-        record.and_then(|value| parse_origin(&value)).is_some_and(|(origin, _)| origin != ino)
+        record.is_some_and(|value| parse_origin(&value).is_some_and(|(other, _)| other != origin))
     }
 }

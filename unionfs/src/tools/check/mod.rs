@@ -57,8 +57,6 @@ pub enum Kind {
     KeptTimes,
     /// An entry of the index of hard links that no name leads to.
     Orphan,
-    /// A number of links in the index that is less than the number of names: recorded, and counted.
-    Count(u32, u32),
     /// Something in the index of hard links that is none.
     ForeignEntry,
     /// The index has another file for the origin that this object records.
@@ -103,9 +101,6 @@ impl fmt::Display for Kind {
             }
             Self::KeptTimes => out.write_str("times kept by an interrupted conversion"),
             Self::Orphan => out.write_str("orphan in the index of hard links"),
-            Self::Count(have, want) => {
-                write!(out, "wrong count of hard links: {have} recorded, {want} found")
-            }
             Self::ForeignEntry => out.write_str("no entry of an index of hard links"),
             Self::IndexConflict => out.write_str("the index of hard links has another file for its origin"),
             Self::TwoIndexes => out.write_str("a second index of hard links"),
@@ -133,7 +128,6 @@ impl Kind {
             Self::LostContent => Err("name all branches below, or restore the file"),
             Self::KeptTimes => Ok("times restored"),
             Self::Orphan => Ok("moved to lost+found, or removed if it has other names"),
-            Self::Count(..) => Ok("count corrected"),
             Self::ForeignEntry => Err("move it away"),
             Self::IndexConflict => Err("keep one of the two files"),
             Self::TwoIndexes => Err("remove the one of the format that is no longer used"),

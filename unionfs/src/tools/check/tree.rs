@@ -8,19 +8,19 @@ use super::below::{Below, follow, parent};
 use super::{Kind, Problem};
 use crate::branch::is_overlay_whiteout;
 use crate::error::Errno;
-use crate::marks::{DEVICE_PREFIX, Format, WHITEOUT_PREFIX, read_metacopy, whiteout_name};
+use crate::marks::{DEVICE_PREFIX, Format, WHITEOUT_PREFIX, whiteout_name};
 use crate::tools::changes::{look, walk};
-use crate::tools::layer::{Layer, LayerDir, Said, is_hollow, is_whiteout_file};
+use crate::tools::layer::{Layer, LayerDir, Said, is_whiteout_file, metacopy};
 use crate::tools::rewrite::{Act, Editor, Facts, Plan, is_marked, to_aufs};
 use crate::tools::{Subject, ToolError, joined};
 use crate::types::{FileKind, Ino, Name};
-use crate::union::{ORIGINS, Union, absolute, parse_origin};
+use crate::union::{CONTENT_LOST, ORIGINS, Union, absolute, parse_origin};
 
 /// What the upper says of hard links and origins.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     /// The object that records each origin: its inode and path.
-    pub(super) claims: BTreeMap<Ino, (u64, Vec<u8>)>,
+    pub(super) claims: BTreeMap<String, (u64, Vec<u8>)>,
 }
 
 /// The walk.
@@ -299,9 +299,7 @@ impl<'a> TreeCheck<'a> {
                 plan.remove.push(Act::UnmarkChild(name.to_vec(), attribute.to_vec()));
             }
         }
-        if is_hollow(stat)
-            && let Some(redirect) = read_metacopy(&place)
-        {
+        if let Some(redirect) = metacopy(stat, &place) {
             let target = redirect.map(|target| absolute(&here.merges, &target));
             if !self.has_content(below, &full, name, target.as_deref())? {
                 self.found(&full, Kind::LostContent);
@@ -311,8 +309,9 @@ impl<'a> TreeCheck<'a> {
     }
 
     /// Notes which object an origin belongs to; two inodes cannot both be the copy.
-    fn claim(&mut self, origin: Ino, stat: &Stat, full: &[u8]) -> Option<Kind> {
-        let (inode, other) = self.names.claims.entry(origin).or_insert_with(|| (stat.st_ino, full.to_vec()));
+    fn claim(&mut self, origin: &str, stat: &Stat, full: &[u8]) -> Option<Kind> {
+        let (inode, other) =
+            self.names.claims.entry(origin.to_owned()).or_insert_with(|| (stat.st_ino, full.to_vec()));
         (*inode != stat.st_ino).then(|| Kind::SharedOrigin(other.clone()))
     }
 
@@ -328,8 +327,16 @@ impl<'a> TreeCheck<'a> {
             (Some(base), Some(target)) => walk(base, target)?,
             _ => self.lower(below, full, name)?,
         };
+        let there = |base: &Union, node| {
+            // It may be such a copy itself.
+            !base.read(node, 0, &mut [0]).is_err_and(|error| error.op == CONTENT_LOST)
+        };
+        let found = self
+            .base
+            .zip(held)
+            .is_some_and(|(base, (node, kind))| kind == FileKind::Regular && there(base, node));
         self.release(held);
-        Ok(held.is_some_and(|(_, kind)| kind == FileKind::Regular))
+        Ok(found)
     }
 
     /// What the branches below show by a name, its node held.

@@ -11,9 +11,12 @@
 //! and such a mount is refused until the conversion is finished. The index of hard links is copied, by links, before
 //! that mark goes; from that moment the new format counts, and the old index is removed.
 //!
+//! Before all that, the whiteouts of unionfs-fuse become those of the aufs format (`adopt`).
+//!
 //! What one format has and the other cannot is refused before anything is changed: a real character device 0:0 (to
 //! kernel overlay that is a whiteout), a user's name that begins with `.wh.`, a copy that has only metadata.
 
+mod adopt;
 mod places;
 mod scan;
 
@@ -21,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::syncfs;
 
+pub use self::adopt::has_foreign_whiteouts;
 use self::places::Places;
 use super::hold::refuse_mounted;
 use super::layer::Layer;
@@ -39,6 +43,9 @@ pub struct Conversion {
     pub workdir: Option<PathBuf>,
     /// Marks are `user.overlay.` attributes, for mounts with `-o userxattr`.
     pub userxattr: bool,
+    /// The branches below, by priority. They are only read, and only needed where unionfs-fuse has hidden names in a
+    /// directory that the upper has not.
+    pub lowers: Option<Vec<BranchSpec>>,
 }
 
 /// What was rewritten.
@@ -52,6 +59,8 @@ pub struct Converted {
     pub redirects: u64,
     /// Entries of the index of hard links that were moved.
     pub linked: u64,
+    /// Whiteouts of unionfs-fuse.
+    pub adopted: u64,
 }
 
 /// Converts the upper at `path`. To do so again does no harm, and finishes what was interrupted.
@@ -64,12 +73,13 @@ pub fn convert(path: &Path, how: &Conversion) -> Result<Converted, ToolError> {
     let spec = BranchSpec { path: path.to_owned(), perm: Perm::READ_WRITE };
     let branch = Branch::open(spec.clone()).map_err(NewError::from)?;
     let layer = Layer::open(&spec, Format::Aufs)?;
+    let done = Converted { adopted: adopt::adopt(&branch, &layer, how)?, ..Converted::default() };
     if !Places::need_change(&branch, &layer, how)? {
-        return Ok(Converted::default());
+        return Ok(done);
     }
     let places = Places::open(&branch, how)?;
     let editor = Editor::new(places.scratch(), how.userxattr);
-    let mut converter = Converter { layer: &layer, editor, to: how.to, done: Converted::default() };
+    let mut converter = Converter { layer: &layer, editor, to: how.to, done };
     converter.dir(b"", &[])?;
     let fail = |op| ToolError::branch(b"", op);
     converter.done.linked = places.copy_index().map_err(fail("copy of the index of hard links"))?;

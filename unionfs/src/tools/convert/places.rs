@@ -8,9 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{
-    AtFlags, CWD, Mode, fsync, linkat, mkdirat, openat, readlinkat, renameat, statat, symlinkat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Mode, fsync, linkat, mkdirat, openat, renameat, statat, symlinkat, unlinkat};
 
 use super::{Conversion, Format, scan};
 use crate::branch::{Branch, DIR_FLAGS};
@@ -31,14 +29,8 @@ pub(super) enum Places {
     Two { aufs: Work, overlay: Work, upper: Arc<OwnedFd>, to: Format },
 }
 
-/// What tells whether two entries of an index are the same: the inode, or the target of the symbolic link.
-#[derive(PartialEq, Eq)]
-enum Entry {
-    File(u64),
-    Count(Vec<u8>),
-}
-
-type Entries = BTreeMap<Vec<u8>, Entry>;
+/// The entries of an index, and the inode of each.
+type Entries = BTreeMap<Vec<u8>, u64>;
 
 impl Places {
     /// Whether there is anything to do; refuses what stands in the way of it. Changes nothing.
@@ -153,13 +145,8 @@ fn say(scratch: &Work, at: &Work, to: Format) -> Result<(), Errno> {
 fn copy(old: &OwnedFd, new: &OwnedFd) -> Result<u64, Errno> {
     let entries = entries(old)?;
     let count = entries.len();
-    for (name, entry) in entries {
-        let name = name.as_slice();
-        let made = match entry {
-            Entry::File(_) => linkat(old, name, new, name, AtFlags::empty()),
-            Entry::Count(target) => symlinkat(target, new, name),
-        };
-        match made {
+    for name in entries.keys().map(Vec::as_slice) {
+        match linkat(old, name, new, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }
@@ -187,7 +174,7 @@ fn move_in(scratch: &Work, upper: &Arc<OwnedFd>, to: Format) -> Result<(), Errno
 
 /// An index that is part of the other was being copied, or removed; two that differ have different histories.
 fn refuse_two_indexes(old: &Entries, new: &Entries) -> Result<(), &'static str> {
-    let differ = old.iter().any(|(name, entry)| new.get(name).is_some_and(|other| other != entry));
+    let differ = old.iter().any(|(name, inode)| new.get(name).is_some_and(|other| other != inode));
     let only = |one: &Entries, other: &Entries| one.keys().any(|name| !other.contains_key(name));
     if differ || (only(old, new) && only(new, old)) {
         return Err(
@@ -200,11 +187,8 @@ fn refuse_two_indexes(old: &Entries, new: &Entries) -> Result<(), &'static str> 
 fn entries(links: &OwnedFd) -> Result<Entries, Errno> {
     let mut found = Entries::new();
     for (name, ..) in read_names(links)? {
-        let entry = match readlinkat(links, name.as_slice(), Vec::new()) {
-            Ok(target) if name.ends_with(b".n") => Entry::Count(target.into_bytes()),
-            _ => Entry::File(statat(links, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?.st_ino),
-        };
-        found.insert(name, entry);
+        let inode = statat(links, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?.st_ino;
+        found.insert(name, inode);
     }
     Ok(found)
 }

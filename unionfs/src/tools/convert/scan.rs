@@ -2,8 +2,8 @@
 
 use super::Format;
 use crate::branch::{DIR_FLAGS, is_overlay_whiteout};
-use crate::marks::{OPAQUE, WORK, read_metacopy, whiteout_name};
-use crate::tools::layer::{Layer, LayerDir, Said, is_hollow, is_whiteout_file, kind};
+use crate::marks::{OPAQUE, WORK, whiteout_name};
+use crate::tools::layer::{Layer, LayerDir, Said, is_whiteout_file, kind, metacopy};
 use crate::tools::rewrite::Facts;
 use crate::tools::{ToolError, joined};
 use crate::types::FileKind;
@@ -89,10 +89,10 @@ impl Found {
             Format::Overlay if is_overlay_whiteout(stat) => {
                 refuse(name, "kernel overlay takes a character device 0:0 for a whiteout: remove it")
             }
-            Format::Aufs if is_hollow(stat) && read_metacopy(&dir.place(name)).is_some() => refuse(
+            Format::Aufs if metacopy(stat, &dir.place(name)).is_some() => refuse(
                 name,
-                "its content is in the branches below, which the aufs format cannot tell: write to it in a mounted \
-                 union first",
+                "its content is in the branches below, which the aufs format cannot tell: mount the union without \
+                 metacopy=on and chmod(1) the file, which copies it",
             ),
             _ => Ok(()),
         }

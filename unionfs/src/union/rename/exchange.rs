@@ -2,7 +2,7 @@
 
 use rustix::fs::{RenameFlags as Flags, renameat_with};
 
-use super::{Here, Locked, Side, linked};
+use super::{Here, Locked, Side, linked, lock_files};
 use crate::branch::is_overlay_whiteout;
 use crate::error::{At, Result};
 use crate::types::BranchIndex;
@@ -26,6 +26,9 @@ impl Union {
             }
         }
         {
+            let [one, other] = [here, there].map(|here| Some(&*here.node).filter(|node| !node.is_dir()));
+            let _files = lock_files(one, other);
+            let _still = self.still();
             let _topology = (here.node.is_dir() || there.node.is_dir()).then(|| self.topology.write());
             renameat_with(&from_fd, from.name.as_bytes(), &to_fd, to.name.as_bytes(), Flags::EXCHANGE)
                 .at("renameat2", branch)?;

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use parking_lot::RwLockWriteGuard;
 
 use super::Union;
+use super::copy::Extent;
 use super::create::link_to;
 use super::placement::Seat;
 use super::read::Seen;
@@ -165,11 +166,11 @@ impl Union {
         how: RenameFlags,
     ) -> Result<()> {
         let exchange = how.contains(RenameFlags::EXCHANGE);
-        self.bring(source, branch)?;
+        self.bring_named(source, branch)?;
         self.dir_on(from.dir, branch)?;
         self.dir_on(to.dir, branch)?;
         if let Some(target) = target.filter(|_| exchange) {
-            self.bring(target, branch)?;
+            self.bring_named(target, branch)?;
         }
         let mut locked = self.lock_both(from.dir, to.dir)?;
         if from.dir.ino != to.dir.ino {
@@ -189,6 +190,10 @@ impl Union {
         if over.as_ref().is_some_and(|over| over.top < branch || over.visible != there.is_some()) {
             return Err(Error::rule("rename", Errno::AGAIN));
         }
+        self.take_redirect_along(&here.node, branch, to.dir, locked.to().dir_mut()?)?;
+        if let Some(there) = there.as_ref().filter(|_| exchange) {
+            self.take_redirect_along(&there.node, branch, from.dir, locked.from.dir_mut()?)?;
+        }
         match there {
             Some(there) if exchange => self.exchange(&mut locked, (from, &here), (to, &there), branch)?,
             _ if exchange => return Err(Error::rule("rename", Errno::NOENT)),
@@ -197,6 +202,17 @@ impl Union {
         self.touched(from.dir, locked.from.dir()?, branch);
         self.touched(to.dir, locked.to().dir()?, branch);
         Ok(())
+    }
+
+    /// Brings an object for a name that it is to have. A file with several names gets the next one from its copy, which
+    /// has its data therefore.
+    fn bring_named(&self, node: &Arc<Node>, branch: BranchIndex) -> Result<()> {
+        self.bring(node, branch, Extent::Metadata)?;
+        if self.groups.get(node.ino, self.bottom()).is_some() {
+            self.bring(node, branch, Extent::Whole)
+        } else {
+            Ok(())
+        }
     }
 
     /// What must not be renamed, told before anything is copied.
@@ -277,6 +293,21 @@ impl Union {
             listing.set(self.hash, side.name.as_bytes(), Some(here.found.clone()));
         }
         Ok(())
+    }
+}
+
+/// Locks two files, or what of the two is there: the one with the lower number first.
+fn lock_files<'n>(one: Option<&'n Node>, other: Option<&'n Node>) -> [Option<RwLockWriteGuard<'n, Body>>; 2] {
+    let lock = |node: Option<&'n Node>| node.map(|node| node.body.write());
+    match (one, other) {
+        (Some(one), Some(other)) if other.ino < one.ino => {
+            let other = lock(Some(other));
+            [lock(Some(one)), other]
+        }
+        _ => {
+            let one = lock(one);
+            [one, lock(other)]
+        }
     }
 }
 

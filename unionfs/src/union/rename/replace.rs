@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, RenameFlags as Flags, renameat_with, unlinkat};
 
-use super::{Entry, Here, Locked, Side, linked};
+use super::{Entry, Here, Locked, Side, linked, lock_files};
 use crate::dir::Found;
 use crate::error::{At, Errno, Result};
 use crate::inode::{Body, Link, Node};
 use crate::types::{BranchIndex, FileKind, RenameFlags};
 use crate::union::Union;
+use crate::union::census::Leaving;
 use crate::work::read_names;
 
 impl Union {
@@ -24,12 +25,19 @@ impl Union {
         how: RenameFlags,
     ) -> Result<()> {
         let (from_fd, to_fd) = (self.dirfd(from.dir, branch)?, self.dirfd(to.dir, branch)?);
+        let leaving = match there {
+            Some(there) if !there.node.is_dir() => self.leaving(&there.seen)?,
+            _ => None,
+        };
         let moved = self.mark_moved(&here.node, branch, over.is_some())?;
-        let mut target = there.map(|there| there.node.body.write());
+        // Nobody may look for the file between its move on disk and the node's.
+        let file = Some(&*here.node).filter(|node| !node.is_dir());
+        let [file, mut target] = lock_files(file, there.map(|there| &*there.node));
         let gone = self.prepare_target(there, target.as_deref_mut(), to, &to_fd, branch)?;
         let sides = ((&*from_fd, from.name), (&*to_fd, to.name));
         let device = self.prepare_device(here, branch, sides, how)?;
         let leave = self.leave_behind(here, branch, &from_fd, from.name, how)?;
+        let still = self.still();
         {
             let _topology = here.node.is_dir().then(|| self.topology.write());
             self.rename_on_disk(branch, sides, leave, over.as_ref())?;
@@ -42,9 +50,9 @@ impl Union {
             Self::unmark_device(&from_fd, from.name.as_bytes());
         }
         if let (Some(there), Some(body)) = (there, target.as_deref_mut()) {
-            self.displaced(there, body, to, gone, branch)?;
+            self.displaced(there, body, to, gone, leaving)?;
         }
-        drop(target);
+        drop((still, target, file));
         self.retell(locked, (from, here), to, over.as_ref(), branch, how)
     }
 
@@ -99,13 +107,13 @@ impl Union {
         body: &mut Body,
         to: Side<'_>,
         gone: Option<Arc<OwnedFd>>,
-        branch: BranchIndex,
+        leaving: Option<Leaving<'_>>,
     ) -> Result<()> {
         if let Some(gone) = gone {
             self.bury(&there.node, body.dir_mut()?, gone);
             return Ok(());
         }
-        let last = self.drop_link(&there.seen, there.found.top != branch, branch);
+        let last = self.left(leaving, &there.seen);
         if let Body::File(file) = body {
             file.nameless |= last;
         }

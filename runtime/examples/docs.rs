@@ -1,10 +1,12 @@
-//! Writes the manual pages and shell completions, from the same words that the program reads.
+//! Writes the manual pages and shell completions of both programs, from the same words that the programs read.
 //!
-//! `cargo run -p unionfs --example docs -- DIRECTORY` makes `DIRECTORY/man/…` and `DIRECTORY/completions/…`.
-#![allow(dead_code, reason = "of the command line only its description is used")]
+//! `cargo run -p uctr --example docs -- DIRECTORY` makes `DIRECTORY/man/…` and `DIRECTORY/completions/…`.
+#![allow(dead_code, reason = "of the command lines only their descriptions are used")]
 
 #[path = "../src/cli/mod.rs"]
-mod cli;
+mod uctr_cli;
+#[path = "../../unionfs/src/cli/mod.rs"]
+mod unionfs_cli;
 
 use std::fs;
 use std::io;
@@ -21,15 +23,16 @@ fn main() -> io::Result<()> {
     let (man, completions) = (Path::new(&at).join("man"), Path::new(&at).join("completions"));
     fs::create_dir_all(&man)?;
     fs::create_dir_all(&completions)?;
-    let mut program = cli::Cli::command();
-    clap_mangen::generate_to(program.clone(), &man)?;
+    for mut program in [unionfs_cli::Cli::command(), uctr_cli::Cli::command()] {
+        clap_mangen::generate_to(program.clone(), &man)?;
+        let name = program.get_name().to_owned();
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            clap_complete::generate_to(shell, &mut program, &name, &completions)?;
+        }
+    }
     let mut helper = Vec::new();
     Man::new(mount_helper()).section("8").manual("Maintenance Commands").render(&mut helper)?;
-    fs::write(man.join("mount.unionfs.8"), helper)?;
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut program, "unionfs", &completions)?;
-    }
-    Ok(())
+    fs::write(man.join("mount.unionfs.8"), helper)
 }
 
 /// mount(8)'s helper, whose command line is not clap's.
@@ -58,6 +61,6 @@ fn mount_helper() -> Command {
         .arg(flag("no-mtab", 'n', "Accepted: nothing is written to /etc/mtab"))
         .arg(flag("verbose", 'v', "Accepted"))
         .arg(Arg::new("o").short('o').value_name("OPTION,…").help("Mount options, joined by commas"))
-        .after_long_help(cli::options_help())
+        .after_long_help(unionfs_cli::options_help())
         .disable_help_flag(true)
 }
