@@ -158,9 +158,9 @@ fn a_client_killed_at_any_moment_leaves_nothing_that_cannot_be_removed() {
 fn processes_that_joined_go_too() {
     let uctr = Uctr::new();
     let id = uctr.background(&[], "sleep 100");
-    uctr.ok(&["exec", "-d", &id, "sleep", "1000"]);
+    uctr.ok(&["exec", "-d", &id, "sleep", "12345.678"]);
     uctr.ok(&["rm", "-f", &id]);
-    let left = std::process::Command::new("pgrep").args(["-f", "^sleep 1000$"]).output().unwrap();
+    let left = std::process::Command::new("pgrep").args(["-f", "^sleep 12345.678$"]).output().unwrap();
     assert!(left.stdout.is_empty(), "{left:?}");
     assert_eq!(cgroups_of(&id), Vec::<PathBuf>::new());
 }

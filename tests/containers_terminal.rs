@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use container::{Done, Uctr, wait_until};
 
-/// Runs the program in a terminal of its own (script(1)), with what is typed there.
+/// Runs the program in a terminal of its own (script(1)), with what is typed there when the command says that it is ready.
 fn in_terminal(uctr: &Uctr, line: &str, typed: &[u8]) -> Done {
-    use std::io::Write;
+    use std::io::{Read, Write};
     let command = format!(
         "stty rows 33 cols 77; {} --root {} {line}",
         env!("CARGO_BIN_EXE_uctr"),
@@ -23,15 +23,22 @@ fn in_terminal(uctr: &Uctr, line: &str, typed: &[u8]) -> Done {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     if !typed.is_empty() {
         // Until the program has the terminal, keys would mean what they mean to a shell.
-        std::thread::sleep(std::time::Duration::from_millis(1000));
+        let (mut told, mut byte) = (String::new(), [0]);
+        while !told.ends_with("ready") && stdout.read(&mut byte).unwrap() == 1 {
+            told.push(byte[0].into());
+        }
+        assert!(told.ends_with("ready"), "{told}");
         stdin.write_all(typed).unwrap();
     }
-    let output = child.wait_with_output().unwrap();
+    let mut output = Vec::new();
+    stdout.read_to_end(&mut output).unwrap();
+    let mut ended = child.wait_with_output().unwrap();
+    ended.stdout = output;
     drop(stdin);
-    output.into()
+    ended.into()
 }
 
 #[test]
@@ -62,15 +69,19 @@ fn the_terminals_owner_is_the_user() {
     );
 }
 
+/// Tells the terminal's size when it is that of the caller's, which comes a moment after the command has begun.
+const SIZE: &str = r#"tries=0; until [ "$(stty size)" = "33 77" ] || [ $((tries += 1)) = 500 ]; do sleep 0.02; done; stty size"#;
+
 #[test]
 fn size_and_keys_come_through() {
     let uctr = Uctr::new();
-    let sized = in_terminal(&uctr, "run --rm -it busybox sh -c 'sleep 0.3; stty size'", b"");
+    let sized = in_terminal(&uctr, &format!("run --rm -it busybox sh -c '{SIZE}'"), b"");
     assert!(sized.out.contains("33 77"), "{sized:?}");
-    let typed = in_terminal(&uctr, "run --rm -it busybox sh -c 'read a; echo got $a'", b"words\n");
+    let typed =
+        in_terminal(&uctr, "run --rm -it busybox sh -c 'echo ready; read a; echo got $a'", b"words\n");
     assert!(typed.out.contains("got words"), "{typed:?}");
     // ^C goes to the container as a key, not to uctr as a signal.
-    let script = "run --rm -it busybox sh -c 'trap \"echo trapped; exit 6\" INT; cat'";
+    let script = "run --rm -it busybox sh -c 'trap \"echo trapped; exit 6\" INT; echo ready; cat'";
     let interrupted = in_terminal(&uctr, script, b"\x03");
     assert!(interrupted.out.contains("trapped") && interrupted.status == 6, "{interrupted:?}");
 }
@@ -105,7 +116,7 @@ fn exec_gives_a_terminal_too() {
     let id = uctr.background(&[], "sleep 100");
     let done = uctr.call(&["exec", "-t", &id, "sh", "-c", "tty; test -t 0 && echo yes; exit 5"]);
     assert_eq!((done.status, done.out.as_str()), (5, "/dev/pts/0\r\nyes\r\n"), "{done:?}");
-    let sized = in_terminal(&uctr, &format!("exec -it {id} sh -c 'sleep 0.3; stty size'"), b"");
+    let sized = in_terminal(&uctr, &format!("exec -it {id} sh -c '{SIZE}'"), b"");
     assert!(sized.out.contains("33 77"), "{sized:?}");
 }
 

@@ -186,3 +186,31 @@ fn every_name_of_a_file_that_was_copied_twice_is_counted() {
         core.apply(&Action::Remount).unwrap();
     }
 }
+
+/// A name that did not show when another was copied up showed a second file of the same number when it came to light.
+#[test]
+fn a_name_that_comes_to_light_is_still_one_file_with_the_copy_of_another() {
+    let kinds = [Format::Aufs, Format::Overlay]
+        .map(|format| [Memory::Keeps, Memory::Forgets].map(|memory| (format, memory)));
+    for (format, memory) in kinds.into_iter().flatten() {
+        let tree = TestTree::new(&["", "e=covers", "c=one e/a=>c"]);
+        let mut core = Core::new(&tree.list(), &Options { format, ..fast() }, memory);
+        core.apply(&Action::Write { path: "c".into(), at: 0, data: b"1".into() }).unwrap();
+        assert_eq!(core.tree()[Path::new("c")].nlink, 1, "{format:?}: the other does not show");
+        core.rearrange(|union, in_use| union.remove_branch(tree.branch(1), in_use)).unwrap();
+        for round in ["at once", "after a remount"] {
+            let now = core.tree();
+            let [c, a] = ["c", "e/a"].map(|name| &now[Path::new(name)]);
+            assert_eq!(
+                (&a.content[..], a.id, a.nlink),
+                (&b"1ne"[..], c.id, 2),
+                "{format:?}, {memory:?}, {round}"
+            );
+            core.apply(&Action::Remount).unwrap();
+        }
+        core.apply(&Action::Unlink("e/a".into())).unwrap();
+        core.apply(&Action::Unlink("c".into())).unwrap();
+        drop(core);
+        assert!(!tree.branch(0).join(".wh..wh.work").exists(), "{format:?}: the index is empty, so it went");
+    }
+}

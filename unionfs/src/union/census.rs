@@ -45,6 +45,15 @@ impl Still<'_> {
         }
     }
 
+    /// A file that was counted by one key, if by any, is counted by another.
+    pub(super) fn renamed(&self, from: Option<Ino>, to: Ino) {
+        let Some(counts) = &*self.0 else { return };
+        let mut counts = counts.lock();
+        if let Some(links) = from.and_then(|from| counts.remove(&from)) {
+            counts.insert(to, links);
+        }
+    }
+
     /// A file has one name less: how many are left.
     fn less(&self, key: Ino) -> u32 {
         let links = self.0.as_ref().and_then(|counts| counts.lock().get(&key).copied()).unwrap_or(1) - 1;

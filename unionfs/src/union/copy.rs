@@ -14,9 +14,9 @@ use rustix::fs::{
 
 use super::{Union, xattr};
 use crate::error::{At, Errno, Result};
-use crate::inode::{Data, FileBody, Node};
+use crate::inode::{Data, FileBody, Node, Site};
 use crate::place::Place;
-use crate::types::{BranchIndex, FileKind};
+use crate::types::{BranchIndex, FileKind, Ino};
 use crate::work::{Temp, times_of};
 
 /// How much of an object is to be on a writable branch.
@@ -103,12 +103,13 @@ impl Union {
             copy.utimens(&CHANGED_NOW).at("utimensat", to)?;
         }
         let real = copy.stat().at("statx", to)?.st_ino;
-        let links = self.links_of(node.ino, from, &stat)?;
+        let links = self.inode_links(node.ino, from, &stat);
         self.record_origin(to, &copy, node.ino, real, links > 1).at("setxattr", to)?;
         if !self.options.volatile && stat.st_size > 0 && node.kind == FileKind::Regular {
             self.must_work(to)?.settle(copy.file().at("fsync", to)?).at("fsync", to)?;
         }
-        Ok((temp, Shown { real, links, data }))
+        let key = self.links_key(node.ino, from, &stat);
+        Ok((temp, Shown { real, links, key, data }))
     }
 
     /// Gives a copy its origin's owner, mode, extended attributes and times, in the order in which none undoes
@@ -157,9 +158,22 @@ impl Union {
 #[derive(Clone, Debug)]
 pub(super) struct Shown {
     pub(super) real: u64,
-    /// How many names lead to its origin.
+    /// How many names its origin's inode has in its branch, whether they show or not.
     pub(super) links: u32,
+    /// What its origin is counted by.
+    pub(super) key: Option<Ino>,
     pub(super) data: Data,
+}
+
+impl Shown {
+    /// Whether names of the file must lead to its copy other than the one that the copy is given.
+    pub(super) fn needs_index(&self, file: &FileBody) -> bool {
+        match &file.site {
+            Site::Linked => self.links > 1,
+            Site::Indexed => true,
+            Site::Pinned(_) => !file.nameless && self.links > 0,
+        }
+    }
 }
 
 /// Makes an object that is no directory under a temporary name; a file is empty yet, and open.

@@ -189,9 +189,9 @@ impl Union {
         // Unlinked while it was copied: nobody but those who have it open will see it.
         let above = above.filter(|(parent, _)| node.is_linked_as(parent, &name));
         let Body::File(old) = &*body else { return Err(Error::rule("copy-up", Errno::ISDIR)) };
-        let group = self.group_of(old, shown.links);
+        let grouped = shown.needs_index(old);
         let still = self.still();
-        if group.is_some() {
+        if grouped {
             self.index_copy(node.ino, &temp, to, self.must_work(to)?).at("index of hard links", to)?;
         }
         let site = match above {
@@ -199,14 +199,15 @@ impl Union {
                 let put = self.put_copy(parent, state, &name, (to, &temp), &shown.data);
                 put.inspect_err(|_| self.unindex(node.ino, to))?;
                 temp.moved();
-                if group.is_some() { Site::Indexed } else { Site::Linked }
+                if grouped { Site::Indexed } else { Site::Linked }
             }
-            _ if group.is_some() => Site::Indexed,
+            _ if grouped => Site::Indexed,
             _ => Site::Pinned(temp.place().pin().at("open", to)?),
         };
         let nameless = old.nameless;
-        if let Some(links) = group {
-            self.group_copied(&still, node.ino, (to, shown.real), links);
+        if grouped {
+            still.renamed(shown.key, node.ino);
+            self.group_copied(node.ino, (to, shown.real));
         }
         *body = Body::File(FileBody { branch: to, site, real: shown.real, nameless, data: shown.data });
         self.files.remove(&node.ino);

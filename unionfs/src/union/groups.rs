@@ -2,8 +2,9 @@
 //! cannot bear the record of where they come from.
 //!
 //! An inode with several names is one group, named by its identity. When one of its names is copied up, `links/` in
-//! the work directory gets a hard link `ID` to the copy, by which all names lead to the copy. How many there are is
-//! no part of the record: they are counted (see [`super::census`]).
+//! the work directory gets a hard link `ID` to the copy, by which all names lead to the copy: also those that do not
+//! show now, for the branch that hides them may go. How many show is no part of the record: they are counted (see
+//! [`super::census`]).
 //!
 //! A copy that takes no extended attribute (a symbolic link without privilege, say) gets a hard link `ID.p`. While it
 //! is there the filesystem cannot give the copy's inode number to anything else, so it tells for certain whose it is;
@@ -20,7 +21,6 @@ use dashmap::mapref::entry::Entry;
 use rustix::fs::{AtFlags, Stat, linkat, statat};
 
 use super::Union;
-use super::census::Still;
 use super::create::link_to;
 use super::hide::unlink_if_there;
 use super::moving::Numbers;
@@ -28,7 +28,7 @@ use super::stat::saturate;
 use crate::branch::Branch;
 use crate::devices::Devices;
 use crate::error::{Errno, Result};
-use crate::inode::{BuildInoHasher, FileBody, Site};
+use crate::inode::BuildInoHasher;
 use crate::place::{Place, ShortName};
 use crate::types::{BranchIndex, Ino};
 use crate::work::{ALONE, Temp, Work, read_names};
@@ -173,26 +173,8 @@ impl Union {
         saturate(stat.st_nlink) - u32::from(alone && stat.st_nlink > 0)
     }
 
-    /// How many names lead to a file whose copy must be found by further ones than its own; `None` if it has but one.
-    pub(super) fn group_of(&self, file: &FileBody, links: u32) -> Option<u32> {
-        let several = match &file.site {
-            Site::Linked => links > 1,
-            Site::Indexed => true,
-            // The name that goes is counted no more.
-            Site::Pinned(_) => !file.nameless && links > 0,
-        };
-        several.then_some(links)
-    }
-
     /// The copy of a group was put in its place on a branch.
-    pub(super) fn group_copied(
-        &self,
-        still: &Still<'_>,
-        ino: Ino,
-        (branch, real): (BranchIndex, u64),
-        links: u32,
-    ) {
-        still.set(ino, links);
+    pub(super) fn group_copied(&self, ino: Ino, (branch, real): (BranchIndex, u64)) {
         let before = self.groups.note(ino, Copied { branch, real, alone: false });
         match before {
             Some(Copied { alone: true, branch, .. }) => {
