@@ -214,3 +214,21 @@ fn a_name_that_comes_to_light_is_still_one_file_with_the_copy_of_another() {
         assert!(!tree.branch(0).join(".wh..wh.work").exists(), "{format:?}: the index is empty, so it went");
     }
 }
+
+/// The number that stood in for one that was taken was taken too, by a copy that had gone: that was shown.
+#[test]
+fn a_name_that_comes_to_light_again_is_none_of_its_copies_that_are_gone() {
+    let tree = TestTree::build(3, 2, |at, root| {
+        if at == 2 {
+            std::fs::write(root.join("x"), "lower").unwrap();
+        }
+    });
+    let mut core = Core::new(&tree.list(), &fast(), Memory::Keeps);
+    for top in 0..2 {
+        core.apply(&Action::Write { path: "x".into(), at: 0, data: b"copy".into() }).unwrap();
+        core.apply(&Action::Unlink("x".into())).unwrap();
+        core.rearrange(|union, in_use| union.remove_branch(tree.branch(top), in_use)).unwrap();
+        let x = &core.tree()[Path::new("x")];
+        assert_eq!((&x.content[..], x.nlink), (&b"lower"[..], 1), "branch {top} has gone");
+    }
+}

@@ -116,17 +116,17 @@ impl Union {
         insist: bool,
     ) -> Option<Entry> {
         let make = |ino| self.make_node(ino, dir, name, found, seen);
-        let mut node = self.inodes.intern(seen.ino, || make(seen.ino));
-        let mut agreement = self.agreement(&node, dir, name, seen);
-        if agreement == Agreement::Other {
-            self.forget(node.ino, 1);
-            if !insist {
+        let agreed = |ino| {
+            let node = self.inodes.intern(ino, || make(ino));
+            let agreement = self.agreement(&node, dir, name, seen);
+            if agreement == Agreement::Other {
+                self.forget(node.ino, 1);
                 return None;
             }
-            let ino = stand_in(dir, name, found, seen);
-            node = self.inodes.intern(ino, || make(ino));
-            agreement = self.agreement(&node, dir, name, seen);
-        }
+            Some((node, agreement))
+        };
+        let count = if insist { usize::MAX } else { 1 };
+        let (node, agreement) = numbers(dir, name, found, seen).take(count).find_map(agreed)?;
         if agreement == Agreement::Lost {
             let made = make(node.ino);
             self.relink(&node, made.link.into_inner());
@@ -208,8 +208,8 @@ impl Union {
     /// The identity that [`Union::enter`] gives to an object.
     pub(super) fn entered_ino(&self, dir: &Arc<Node>, name: Name<'_>, found: &Found, seen: &Seen) -> Ino {
         let other = |node: Arc<Node>| self.agreement(&node, dir, name, seen) == Agreement::Other;
-        let taken = self.inodes.get(seen.ino).is_some_and(other);
-        if taken { stand_in(dir, name, found, seen) } else { seen.ino }
+        let free = |ino: &Ino| !self.inodes.get(*ino).is_some_and(other);
+        numbers(dir, name, found, seen).find(free).unwrap_or(seen.ino)
     }
 
     /// Gives back `count` references of a node.
@@ -352,9 +352,10 @@ enum Agreement {
     Other,
 }
 
-/// The number of an object while another has its own.
-fn stand_in(dir: &Node, name: Name<'_>, found: &Found, seen: &Seen) -> Ino {
-    alternative(seen.ino, seen.stat.st_ino ^ name_salt(dir, name, found.kind))
+/// The number of an object, and those that it has while others have these.
+fn numbers(dir: &Node, name: Name<'_>, found: &Found, seen: &Seen) -> impl Iterator<Item = Ino> {
+    let (ino, salt) = (seen.ino, seen.stat.st_ino ^ name_salt(dir, name, found.kind));
+    std::iter::once(ino).chain((0..).map(move |more| alternative(ino, salt.wrapping_add(more))))
 }
 
 /// Two directories never are one: what tells apart those that claim to be.
