@@ -1,5 +1,7 @@
-//! Writable branches on other filesystems, made on loop devices: shared blocks on xfs and btrfs, and a quota that ends.
+//! Branches on other filesystems, made on loop devices: shared blocks on xfs and btrfs, a quota that ends, and what is
+//! read before anybody asks for it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -156,4 +158,62 @@ fn a_quota_that_is_exceeded_is_told_and_leaves_the_old_tree() {
     append().unwrap();
     assert!(fs::read(disk.mnt("f")).unwrap() == [&content[..], b"more"].concat());
     assert_eq!(fingerprint(&lower), before, "the lower branch was written");
+}
+
+/// Which files of a directory have pages in memory (mincore(2): asking brings none in).
+fn in_memory(dir: &Path) -> BTreeSet<String> {
+    let paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let options = ["--noheadings", "--raw", "--output", "PAGES,FILE"].map(OsStr::new);
+    let told = host_ok(
+        "fincore",
+        &[&options[..], &paths.iter().map(|path| path.as_os_str()).collect::<Vec<_>>()].concat(),
+    );
+    let there = told.lines().filter_map(|line| line.split_once(' ')).filter(|(pages, _)| *pages != "0");
+    there.map(|(_, path)| path.rsplit('/').next().unwrap().to_owned()).collect()
+}
+
+/// A directory of the lower branch with a hundred files, none of which is in memory; their names as the mount lists them.
+fn cold_files(disk: &Disk) -> Vec<String> {
+    let dir = disk.at("lower/dir");
+    fs::create_dir(&dir).unwrap();
+    (0..100).for_each(|number| fs::write(dir.join(format!("f{number}")), format!("{number:08192}")).unwrap());
+    rustix::fs::syncfs(File::open(&dir).unwrap()).unwrap();
+    for entry in fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        rustix::fs::fadvise(File::open(&path).unwrap(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+    assert_eq!(in_memory(&dir), BTreeSet::new());
+    disk.unite(&disk.at("lower"));
+    let listed = fs::read_dir(disk.mnt("dir")).unwrap();
+    listed.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn read(disk: &Disk, name: &str) {
+    let content = fs::read_to_string(disk.mnt("dir").join(name)).unwrap();
+    assert_eq!(content, format!("{:08192}", name[1..].parse::<u32>().unwrap()), "{name}");
+}
+
+#[test]
+fn files_that_come_next_are_read_ahead() {
+    let disk = Disk::new("ext4");
+    let names = cold_files(&disk);
+    names[..10].iter().for_each(|name| read(&disk, name));
+    let end = Instant::now() + Duration::from_secs(20);
+    let there = || in_memory(&disk.at("lower/dir"));
+    while !names[10..14].iter().all(|name| there().contains(name)) {
+        assert!(Instant::now() < end, "nobody has fetched them");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let last = names.iter().rposition(|name| there().contains(name)).unwrap();
+    assert!(last < 10 + 16, "{last}: {:?}", there());
+    names.iter().for_each(|name| read(&disk, name));
+}
+
+#[test]
+fn nothing_is_read_ahead_of_files_in_another_order() {
+    let disk = Disk::new("ext4");
+    let names = cold_files(&disk);
+    let wanted: BTreeSet<_> = names.iter().rev().step_by(3).cloned().collect();
+    names.iter().rev().step_by(3).for_each(|name| read(&disk, name));
+    assert_eq!(in_memory(&disk.at("lower/dir")), wanted, "but those that were read");
 }

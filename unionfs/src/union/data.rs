@@ -61,7 +61,7 @@ impl Union {
     pub fn read(&self, node: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let node = self.node(node)?;
         let file = self.open_file(&node, false)?;
-        let mut done = 0;
+        let mut done = if offset == 0 { self.read_beginning(&node, &file.fd, buf) } else { 0 };
         while done < buf.len() {
             match pread(&file.fd, &mut buf[done..], offset + done as u64) {
                 Ok(0) => break,

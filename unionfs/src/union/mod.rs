@@ -3,6 +3,7 @@
 //! Every act takes `&self`, may be called from any thread at once, and returns values. Acts on a directory lock that
 //! directory alone, acts on a file that file; data is copied under no lock but the copied file's own.
 
+mod ahead;
 mod align;
 mod attr;
 mod backing;
@@ -51,6 +52,7 @@ use crate::policy::{CopyupPolicy, CreatePolicy};
 use crate::tally::Tally;
 use crate::types::{BranchIndex, FileKind, Ino};
 use crate::work::{Work, beside, find_links, refuse_unfinished};
+use ahead::Ahead;
 use census::Names;
 use data::OpenFile;
 use groups::{Groups, read_indexes};
@@ -126,6 +128,7 @@ pub struct Union {
     dirs: FdCache<(Ino, BranchIndex)>,
     files: FdCache<Ino, Arc<OpenFile>>,
     listings: Listings,
+    ahead: Ahead,
     /// Names that were looked for in listings, and those that the branches were asked for.
     searches: Tally,
     placement: Placement,
@@ -188,6 +191,7 @@ impl Union {
             dirs: FdCache::new(DIR_FDS),
             files: FdCache::new(FILE_FDS),
             listings: Listings::new(),
+            ahead: Ahead::new(),
             orphans: HashSet::new(),
             searches: Tally::new(),
             placement: Placement::new(count),

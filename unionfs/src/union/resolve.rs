@@ -200,6 +200,7 @@ impl Union {
             self.searches.stats("listings"),
             self.dirs.stats("directory descriptors"),
             self.files.stats("file descriptors"),
+            self.ahead.asked.stats("files read in a row"),
         ]
     }
 
