@@ -83,7 +83,7 @@ fn user_namespaces_are_mapped_without_a_copy() {
     let text = r#"podman run --name box $R --uidmap 0:200000:65536 --gidmap 0:200000:65536 localhost/base sh -c '
             stat -c %u:%g / /opt/file; echo new > /opt/new; chown 5:6 /opt/new; stat -c %u:%g /opt/new; sed "s/ \+/ /g" /proc/self/uid_map'
         podman commit -q box localhost/two >/dev/null
-        podman run --rm $R localhost/two stat -c %u:%g /opt/new /opt/file"#;
+        podman run $R localhost/two stat -c %u:%g /opt/new /opt/file"#;
     assert_eq!(script(Who::Root, Union::Ours, text), "0:0\n0:0\n5:6\n 0 200000 65536\n5:6\n0:0\n");
 }
 

@@ -161,7 +161,7 @@ impl<C: Core> Worker<'_, C> {
             follow.stop();
             self.seats.leave(self.me);
         } else {
-            follow.met(&message.header, self.seats.alone(), start);
+            follow.met(&message, self.seats.alone(), start);
         }
         let answer = self.service.serve(&message, &mut reply[HEAD..]);
         self.shard.count(opcode, start.elapsed());

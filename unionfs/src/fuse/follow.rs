@@ -31,21 +31,24 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{CapabilitySet, CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 use tracing::{debug, warn};
 
-use super::wire::{InHeader, Opcode};
+use super::message::Message;
+use super::wire::{Opcode, ReadIn};
 use crate::creds::capable_over_host;
 use crate::sys;
 
 /// Messages in a row of one client before it is followed, and the time in which they must come.
 const STREAK: u32 = 32;
-const BRISK: Duration = Duration::from_millis(3);
+const BRISK: Duration = Duration::from_millis(5);
 /// Messages of a followed client, found elsewhere, before its CPU is looked up again.
 const AGAIN: u32 = 16;
 /// Messages between two looks of the watcher from which on following is worth it.
-const MANY: u64 = 16;
+const MANY: u64 = 4;
 /// Messages that go by after somebody had to wait, doubled each time; and those that a follower must have served in
 /// peace to begin anew.
-const PAUSES: RangeInclusive<u32> = 1024..=65536;
+const PAUSES: RangeInclusive<u32> = 256..=65536;
 const PEACE: u32 = 4096;
+/// What is read in one from its beginning, and no more than this, is a small file.
+const SMALL: u32 = 64 << 10;
 /// How often the ways take turns in a trial, the messages of a turn, and those at its beginning that are not counted.
 const TURNS: u32 = 4;
 const TURN: u32 = 40;
@@ -96,7 +99,8 @@ impl<'s> Keeper<'s> {
     pub(super) fn look(&self, served: u64, stuck: bool) {
         let Some(follower) = Pid::from_raw(self.follower.load(Ordering::Acquire)) else { return };
         if served < MANY {
-            let starved = stuck || self.is_asked();
+            // One that waits, as for a disk, is not kept from running.
+            let starved = served == 0 && (stuck || self.is_asked()) && is_runnable(follower);
             self.put_home(follower);
             if !self.taken.swap(true, Ordering::AcqRel) && starved {
                 self.pause.begin();
@@ -153,8 +157,9 @@ impl<'s> Follow<'s> {
     }
 
     /// A request was read at `now`; `alone` if nobody else reads.
-    pub(super) fn met(&mut self, header: &InHeader, alone: bool, now: Instant) {
-        if self.keeper.home.is_none() || header.pid == 0 {
+    pub(super) fn met(&mut self, message: &Message<'_>, alone: bool, now: Instant) {
+        let client = message.header.pid;
+        if self.keeper.home.is_none() || client == 0 {
             return; // FORGET and the like come from nobody
         }
         if self.on && self.keeper.taken.load(Ordering::Acquire) {
@@ -162,13 +167,13 @@ impl<'s> Follow<'s> {
         }
         self.since = self.since.saturating_add(1);
         let rested = self.keeper.pause.is_over();
-        if !self.streak.goes_on(header, alone, now) || !rested {
+        if !self.streak.goes_on(client, alone && !overlaps(message), now) || !rested {
             self.keeper.trial.lock().interrupt();
             self.stop();
         } else if !self.keeper.trial.lock().follows(now) {
             self.stop();
         } else if !self.on || (self.elsewhere && self.since >= AGAIN) {
-            self.start(header.pid);
+            self.start(client);
         } else if self.since == PEACE {
             self.keeper.pause.forgive();
         }
@@ -220,12 +225,12 @@ struct Streak {
 }
 
 impl Streak {
-    /// Counts a message; whether its client is to be followed.
-    fn goes_on(&mut self, header: &InHeader, alone: bool, now: Instant) -> bool {
-        let same = header.pid == self.client && alone && !overlaps(Opcode(header.opcode));
+    /// Counts a message, of nobody else and waited for if `alone`; whether its client is to be followed.
+    fn goes_on(&mut self, client: u32, alone: bool, now: Instant) -> bool {
+        let same = client == self.client && alone;
         let since = *self.since.get_or_insert(now);
         if !same || (self.count < STREAK && now.saturating_duration_since(since) > BRISK) {
-            *self = Self { client: header.pid, count: 0, since: Some(now) };
+            *self = Self { client, count: 0, since: Some(now) };
             return false;
         }
         self.count = self.count.saturating_add(1);
@@ -305,21 +310,33 @@ impl Pause {
     }
 }
 
-/// Requests that a client need not wait for: it reads on while the server reads ahead.
-const fn overlaps(opcode: Opcode) -> bool {
-    matches!(opcode, Opcode::READ)
+/// Whether a client need not wait for it: it reads on while the server reads ahead. A small file it waits for.
+fn overlaps(message: &Message<'_>) -> bool {
+    let small = |read: ReadIn| read.offset == 0 && read.size <= SMALL;
+    message.opcode() == Opcode::READ && !message.fixed().is_ok_and(|(read, _)| small(read))
 }
 
 /// Fields of /proc/PID/stat (proc_pid_stat(5)), counted from 1.
 const PROCESSOR: usize = 39;
 const POLICY: usize = 41;
 
+const STATE: usize = 3;
+
 fn stat_field(thread: Pid, field: usize) -> Option<usize> {
+    stat_text(thread, field)?.parse().ok()
+}
+
+fn stat_text(thread: Pid, field: usize) -> Option<String> {
     let stat = std::fs::read(format!("/proc/{}/stat", thread.as_raw_pid())).ok()?;
     // The second field is the name in brackets, which may hold anything.
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(field - 3)?.parse().ok()
+    rest.split_ascii_whitespace().nth(field - 3).map(str::to_owned)
+}
+
+/// Whether a thread runs, or would if it were let.
+fn is_runnable(thread: Pid) -> bool {
+    stat_text(thread, STATE).is_none_or(|state| state == "R")
 }
 
 #[cfg(test)]

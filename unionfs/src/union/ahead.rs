@@ -31,6 +31,8 @@ const STREAK: u32 = 2;
 const DEPTH: usize = 16;
 /// How many names may be passed over between two files of a row.
 const NEAR: usize = 8;
+/// How many directories are remembered.
+const ROWS: usize = 8;
 /// What is fetched of a file: as much as the kernel reads ahead in one.
 const BYTES: NonZeroU64 = NonZeroU64::new(128 << 10).unwrap();
 /// How long the thread waits for more before it ends.
@@ -39,7 +41,7 @@ const REST: Duration = Duration::from_secs(1);
 /// Files that are being read in a row, and the thread that fetches the next ones.
 #[derive(Debug)]
 pub(crate) struct Ahead {
-    row: Mutex<Row>,
+    rows: Mutex<Rows>,
     /// Where the thread may run; whoever starts it may be bound to one CPU.
     home: Option<CpuSet>,
     /// What the thread is told by, while there is one.
@@ -48,13 +50,20 @@ pub(crate) struct Ahead {
     pub(super) asked: Tally,
 }
 
-/// Where reading has come to in a directory; places are offsets of readdir(3).
+/// Directories whose files are read in turn: a walk goes down and comes back.
 #[derive(Debug, Default)]
+struct Rows {
+    /// Files that were read in the order of their directory, one after the other.
+    files: u32,
+    /// The last first.
+    rows: [Row; ROWS],
+}
+
+/// Where reading has come to in a directory; places are offsets of readdir(3).
+#[derive(Clone, Copy, Debug, Default)]
 struct Row {
     dir: Option<Ino>,
     at: u64,
-    /// Files that were read in the order of the directory.
-    files: u32,
     /// Up to where files were fetched.
     fetched: u64,
 }
@@ -69,7 +78,7 @@ struct Next {
 impl Ahead {
     pub(super) fn new() -> Self {
         let home = sched_getaffinity(None).ok();
-        Self { row: Mutex::default(), home, fetcher: Mutex::new(None), asked: Tally::new() }
+        Self { rows: Mutex::default(), home, fetcher: Mutex::new(None), asked: Tally::new() }
     }
 
     /// Hands files to the thread, which is started if it has gone; what it cannot take is not fetched.
@@ -85,20 +94,20 @@ impl Ahead {
     }
 }
 
-impl Row {
-    /// The file at `offset` is read: it goes on in the row, or begins another.
-    fn step(&mut self, dir: Ino, offset: u64, listing: &Listing) {
-        let same = self.dir == Some(dir);
-        if same && listing.after(self.at).take(NEAR).any(|(next, _)| next == offset) {
-            self.files = self.files.saturating_add(1);
-        } else if same || self.files < STREAK {
-            self.files = 0;
-        }
-        // A row goes on in another directory, in which nothing is fetched yet.
-        if !same || offset < self.at {
-            self.fetched = offset;
-        }
-        (self.dir, self.at, self.fetched) = (Some(dir), offset, self.fetched.max(offset));
+impl Rows {
+    /// A file of a directory is read: whether it is likely that the next one follows.
+    fn step(&mut self, dir: Ino, offset: u64, listing: &Listing, in_memory: bool) -> bool {
+        let known = self.rows.iter().position(|row| row.dir == Some(dir));
+        self.rows[..=known.unwrap_or(ROWS - 1)].rotate_right(1);
+        let row = &mut self.rows[0];
+        let follows = known.is_some() && listing.after(row.at).take(NEAR).any(|(next, _)| next == offset);
+        let was_fetched = follows && offset <= row.fetched;
+        // A walk goes on in another directory.
+        let goes_on = follows || (known.is_none() && self.files >= STREAK);
+        self.files = if goes_on && (was_fetched || !in_memory) { self.files.saturating_add(1) } else { 0 };
+        let fetched = if follows { row.fetched.max(offset) } else { offset };
+        *row = Row { dir: Some(dir), at: offset, fetched };
+        self.files >= STREAK
     }
 }
 
@@ -118,17 +127,13 @@ impl Union {
             let link = node.link.lock();
             (Arc::clone(link.parent.as_ref()?), self.hash.offset(&link.name))
         };
-        let mut row = self.ahead.row.try_lock()?;
+        let mut rows = self.ahead.rows.try_lock()?;
         let body = dir.body.try_read()?;
         let listing = body.dir().ok()?.listing.as_ref()?;
-        let was_fetched = row.dir == Some(dir.ino) && offset > row.at && offset <= row.fetched;
-        row.step(dir.ino, offset, listing);
-        if in_memory && !was_fetched {
-            row.files = 0;
-        }
-        if row.files < STREAK {
+        if !rows.step(dir.ino, offset, listing, in_memory) {
             return None;
         }
+        let row = &mut rows.rows[0];
         self.ahead.asked.count(in_memory);
         let coming = || listing.after(offset).take(DEPTH);
         if coming().take_while(|(place, _)| *place <= row.fetched).count() > DEPTH / 2 {

@@ -1,30 +1,47 @@
 //! Whether a client is to be followed: streaks, trials, pauses.
 
-use super::*;
+use zerocopy::IntoBytes;
 
-fn message(pid: u32, opcode: Opcode) -> InHeader {
-    InHeader { pid, opcode: opcode.0, ..InHeader::default() }
-}
+use super::super::wire::InHeader;
+use super::*;
 
 #[test]
 fn client_is_followed_after_a_brisk_streak_of_its_own() {
-    let (lookup, read) = (Opcode::LOOKUP, Opcode::READ);
     let micros = Duration::from_micros;
     for (case, count, apart, odd, want) in [
         ("long and brisk", 40, micros(20), None, true),
         ("short", 20, micros(20), None, false),
         ("slow", 40, micros(200), None, false),
-        ("another client's among them", 40, micros(20), Some((8, lookup, true)), false),
-        ("one that its client need not wait for", 40, micros(20), Some((7, read, true)), false),
-        ("another reader", 40, micros(20), Some((7, lookup, false)), false),
+        ("another client's among them", 40, micros(20), Some((8, true)), false),
+        ("another reader, or one that its client need not wait for", 40, micros(20), Some((7, false)), false),
     ] {
         let mut streak = Streak::default();
         let start = Instant::now();
         let goes_on = |i: u32| {
-            let (pid, opcode, alone) = odd.filter(|_| i.is_multiple_of(10)).unwrap_or((7, lookup, true));
-            streak.goes_on(&message(pid, opcode), alone, start + apart * i)
+            let (client, alone) = odd.filter(|_| i.is_multiple_of(10)).unwrap_or((7, true));
+            streak.goes_on(client, alone, start + apart * i)
         };
         assert_eq!((1..count).map(goes_on).last(), Some(want), "{case}");
+    }
+}
+
+#[test]
+fn a_small_file_is_waited_for() {
+    for (opcode, offset, size, want) in [
+        (Opcode::LOOKUP, 0, 0, false),
+        (Opcode::READ, 0, 4096, false),
+        (Opcode::READ, 0, SMALL, false),
+        (Opcode::READ, 0, SMALL + 4096, true),
+        (Opcode::READ, 4096, 4096, true),
+        (Opcode::WRITE, 4096, 4096, false),
+    ] {
+        let header = InHeader { opcode: opcode.0, ..InHeader::default() };
+        let read = ReadIn { offset, size, ..ReadIn::default() };
+        assert_eq!(
+            overlaps(&Message::split(header, read.as_bytes(), &[])),
+            want,
+            "{opcode:?} {offset} {size}"
+        );
     }
 }
 
@@ -53,7 +70,7 @@ fn pauses_grow_until_there_was_peace() {
     let pause = Pause::new();
     let length = || std::iter::repeat_with(|| pause.is_over()).take_while(|over| !over).count();
     assert_eq!(length(), 0);
-    for want in [1024, 2048, 4096, 8192, 16384, 32768, 65536, 65536] {
+    for want in [256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 65536] {
         pause.begin();
         assert_eq!(length(), want);
     }
