@@ -38,7 +38,7 @@ use crate::sys;
 
 /// Messages in a row of one client before it is followed, and the time in which they must come.
 const STREAK: u32 = 32;
-const BRISK: Duration = Duration::from_millis(5);
+const BRISK: Duration = Duration::from_millis(16);
 /// Messages of a followed client, found elsewhere, before its CPU is looked up again.
 const AGAIN: u32 = 16;
 /// Messages between two looks of the watcher from which on following is worth it.
@@ -56,7 +56,7 @@ const UNCOUNTED: u32 = 8;
 /// Messages for which the quicker way is taken then.
 const STAY: u32 = 4096;
 /// What a message counts at most, so that one that waited for a disk does not decide.
-const LONG: Duration = Duration::from_micros(200);
+const LONG: Duration = Duration::from_micros(300);
 
 /// What watcher and follower share.
 #[derive(Debug)]
@@ -131,6 +131,8 @@ pub(super) struct Follow<'s> {
     on: bool,
     /// Messages since the client's CPU was looked up.
     since: u32,
+    /// Reads in a row that the client need not wait for.
+    reads: u32,
     /// A request had to be waited for: the client is not where it was.
     elsewhere: bool,
 }
@@ -143,7 +145,15 @@ impl<'s> Follow<'s> {
         {
             debug!(%error, "the I/O class follows the scheduling policy");
         }
-        Self { keeper, me: gettid(), streak: Streak::default(), on: false, since: 0, elsewhere: false }
+        Self {
+            keeper,
+            me: gettid(),
+            streak: Streak::default(),
+            on: false,
+            since: 0,
+            reads: 0,
+            elsewhere: false,
+        }
     }
 
     /// Whether a client is being followed: then a request that is not there yet is not worth asking for again.
@@ -167,7 +177,9 @@ impl<'s> Follow<'s> {
         }
         self.since = self.since.saturating_add(1);
         let rested = self.keeper.pause.is_over();
-        if !self.streak.goes_on(client, alone && !overlaps(message), now) || !rested {
+        self.reads = if overlaps(message) { self.reads.saturating_add(1) } else { 0 };
+        let reads_on = self.reads > 1;
+        if !self.streak.goes_on(client, alone, now) || reads_on || !rested {
             self.keeper.trial.lock().interrupt();
             self.stop();
         } else if !self.keeper.trial.lock().follows(now) {
@@ -225,7 +237,7 @@ struct Streak {
 }
 
 impl Streak {
-    /// Counts a message, of nobody else and waited for if `alone`; whether its client is to be followed.
+    /// Counts a message, `alone` if nobody else reads any; whether its client is to be followed.
     fn goes_on(&mut self, client: u32, alone: bool, now: Instant) -> bool {
         let same = client == self.client && alone;
         let since = *self.since.get_or_insert(now);
@@ -252,7 +264,8 @@ struct Trial {
 impl Trial {
     /// Counts a message of a streak, read at `now`; whether to follow until the next.
     fn follows(&mut self, now: Instant) -> bool {
-        let took = self.last.replace(now).map_or(LONG, |last| now.saturating_duration_since(last).min(LONG));
+        let Some(last) = self.last.replace(now) else { return self.follows_now() };
+        let took = now.saturating_duration_since(last).min(LONG);
         if self.count < TURNS * TURN && self.count % TURN >= UNCOUNTED {
             *(if self.turn_to_follow() { &mut self.following } else { &mut self.spinning }) += took;
         }
@@ -264,6 +277,10 @@ impl Trial {
             // What was found before counts half as much as what is found now.
             (self.count, self.spinning, self.following) = (0, self.spinning / 2, self.following / 2);
         }
+        self.follows_now()
+    }
+
+    const fn follows_now(&self) -> bool {
         if self.count < TURNS * TURN { self.turn_to_follow() } else { self.verdict }
     }
 
@@ -271,7 +288,7 @@ impl Trial {
         (self.count / TURN) % 2 == 1
     }
 
-    /// The next message does not come right after the last.
+    /// The next message does not come right after the last: it is not counted.
     const fn interrupt(&mut self) {
         self.last = None;
     }
