@@ -110,8 +110,8 @@ impl Listing {
     }
 }
 
-/// Names that all listings together may hold: at some 90 bytes each, what a few thousand directories in use need.
-const MOST_NAMES: usize = 32 * 1024;
+/// Names that all listings together may hold: at some 90 bytes each, what a thousand directories in use need.
+const MOST_NAMES: usize = 12 * 1024;
 
 /// Which directories have a listing, so that the one unused for longest can be dropped.
 #[derive(Debug)]
