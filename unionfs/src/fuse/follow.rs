@@ -11,7 +11,8 @@
 //!
 //! The price is that whoever else wants that CPU keeps such a server from running. Hence these rules:
 //!
-//! - A client is followed that sends one quick message after another, while nobody else sends any ([`Streak`]).
+//! - A client is followed that sends one quick message after another, while nobody else sends any ([`Streak`]); one that
+//!   reads on is not, for it need not wait.
 //! - The watcher, which runs as all others do, takes a follower back that has served next to nothing between two looks
 //!   ([`Keeper::look`]); 2 to 4 ms is the longest that anybody waits. If somebody did wait, there is a pause, each
 //!   twice as long as the last.
@@ -19,7 +20,7 @@
 //!
 //! Measured on 2 CPUs, kernel 6.18, µs, with a spinning reader and following, in one virtual machine: a lookup of an absent
 //! name 12 and 8, an append 11 and 7, a creation (three messages) 45 and 33; in another one: 12 and 15 a lookup, 49 and 66
-//! a creation.
+//! a creation; in a third one 20 and 5 a lookup, 92 and 20 a creation.
 
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
@@ -51,12 +52,13 @@ const PEACE: u32 = 4096;
 const SMALL: u32 = 64 << 10;
 /// How often the ways take turns in a trial, the messages of a turn, and those at its beginning that are not counted.
 const TURNS: u32 = 4;
-const TURN: u32 = 40;
-const UNCOUNTED: u32 = 8;
+const TURN: u32 = 24;
+const UNCOUNTED: u32 = 6;
+const TRIAL: u32 = TURNS * TURN;
+/// By how much following must be quicker, summed up as the messages are: a sixteenth each.
+const MARGIN: f32 = (TURN - UNCOUNTED) as f32 * 2.0 / 16.0;
 /// Messages for which the quicker way is taken then.
-const STAY: u32 = 4096;
-/// What a message counts at most, so that one that waited for a disk does not decide.
-const LONG: Duration = Duration::from_micros(300);
+const STAY: RangeInclusive<u32> = 512..=4096;
 
 /// What watcher and follower share.
 #[derive(Debug)]
@@ -184,7 +186,7 @@ impl<'s> Follow<'s> {
             self.stop();
         } else if !self.keeper.trial.lock().follows(now) {
             self.stop();
-        } else if !self.on || (self.elsewhere && self.since >= AGAIN) {
+        } else if !self.on || self.streak.own == 1 || (self.elsewhere && self.since >= AGAIN) {
             self.start(client);
         } else if self.since == PEACE {
             self.keeper.pause.forgive();
@@ -227,11 +229,14 @@ impl<'s> Follow<'s> {
     }
 }
 
-/// Whether messages come from one client, one right after another.
+/// Whether messages come from one client, one right after another; or from one after the other, as from the processes
+/// of a script.
 #[derive(Debug, Default)]
 struct Streak {
     client: u32,
-    /// Messages of the client in a row, and when the first came.
+    /// Messages of the client in a row.
+    own: u32,
+    /// Those of its predecessors too, and when the first came.
     count: u32,
     since: Option<Instant>,
 }
@@ -239,49 +244,71 @@ struct Streak {
 impl Streak {
     /// Counts a message, `alone` if nobody else reads any; whether its client is to be followed.
     fn goes_on(&mut self, client: u32, alone: bool, now: Instant) -> bool {
-        let same = client == self.client && alone;
-        let since = *self.since.get_or_insert(now);
-        if !same || (self.count < STREAK && now.saturating_duration_since(since) > BRISK) {
-            *self = Self { client, count: 0, since: Some(now) };
+        let (same, since) = (client == self.client, *self.since.get_or_insert(now));
+        // Who comes after one that was followed follows it, as the next process of a script. Of two at a time each would
+        // wait for the other's CPU.
+        let one = same || self.own >= STREAK;
+        if !one || !alone || (self.count < STREAK && now.saturating_duration_since(since) > BRISK) {
+            *self = Self { client, own: 1, count: 0, since: Some(now) };
             return false;
         }
+        (self.client, self.own) = (client, if same { self.own.saturating_add(1) } else { 1 });
         self.count = self.count.saturating_add(1);
         self.count >= STREAK
     }
 }
 
 /// Which way is quicker: to spin, or to follow.
-#[derive(Debug, Default)]
+///
+/// What is compared is the mean of the logarithms of what messages took: one that waited for a disk must not decide.
+#[derive(Debug)]
 struct Trial {
     /// Messages since the trial began: turns of spinning and of following, then of what was quicker.
     count: u32,
     last: Option<Instant>,
-    spinning: Duration,
-    following: Duration,
+    /// Logarithms of microseconds, summed up.
+    spinning: f32,
+    following: f32,
     verdict: bool,
+    /// Messages until the next trial.
+    stay: u32,
+}
+
+impl Default for Trial {
+    fn default() -> Self {
+        Self { count: 0, last: None, spinning: 0.0, following: 0.0, verdict: false, stay: *STAY.start() }
+    }
 }
 
 impl Trial {
     /// Counts a message of a streak, read at `now`; whether to follow until the next.
     fn follows(&mut self, now: Instant) -> bool {
         let Some(last) = self.last.replace(now) else { return self.follows_now() };
-        let took = now.saturating_duration_since(last).min(LONG);
-        if self.count < TURNS * TURN && self.count % TURN >= UNCOUNTED {
-            *(if self.turn_to_follow() { &mut self.following } else { &mut self.spinning }) += took;
+        let took = now.saturating_duration_since(last).as_secs_f32() * 1e6;
+        if self.count < TRIAL && self.count % TURN >= UNCOUNTED {
+            *(if self.turn_to_follow() { &mut self.following } else { &mut self.spinning }) +=
+                took.max(1.0).ln();
         }
         self.count += 1;
-        if self.count == TURNS * TURN {
-            // What is no quicker is not worth its risk.
-            self.verdict = self.following < self.spinning * 15 / 16;
-        } else if self.count >= TURNS * TURN + STAY {
+        if self.count == TRIAL {
+            self.decide();
+        } else if self.count >= TRIAL + self.stay {
             // What was found before counts half as much as what is found now.
-            (self.count, self.spinning, self.following) = (0, self.spinning / 2, self.following / 2);
+            (self.count, self.spinning, self.following) = (0, self.spinning / 2.0, self.following / 2.0);
         }
         self.follows_now()
     }
 
+    /// The way that is taken now is tried again the later, the longer it has been the quicker one.
+    fn decide(&mut self) {
+        // What is no quicker is not worth its risk.
+        let verdict = self.following + MARGIN < self.spinning;
+        self.stay = if verdict == self.verdict { (2 * self.stay).min(*STAY.end()) } else { *STAY.start() };
+        self.verdict = verdict;
+    }
+
     const fn follows_now(&self) -> bool {
-        if self.count < TURNS * TURN { self.turn_to_follow() } else { self.verdict }
+        if self.count < TRIAL { self.turn_to_follow() } else { self.verdict }
     }
 
     const fn turn_to_follow(&self) -> bool {

@@ -8,17 +8,22 @@ use super::*;
 #[test]
 fn client_is_followed_after_a_brisk_streak_of_its_own() {
     let micros = Duration::from_micros;
-    for (case, count, apart, odd, want) in [
-        ("long and brisk", 40, micros(20), None, true),
-        ("short", 20, micros(20), None, false),
-        ("slow", 40, micros(600), None, false),
-        ("another client's among them", 40, micros(20), Some((8, true)), false),
-        ("another reader", 40, micros(20), Some((7, false)), false),
-    ] {
+    type From = fn(u32) -> (u32, bool);
+    let own: From = |_| (7, true);
+    let cases: [(_, _, _, From, _); 7] = [
+        ("long and brisk", 40, micros(20), own, true),
+        ("short", 20, micros(20), own, false),
+        ("slow", 40, micros(600), own, false),
+        ("one client after another", 80, micros(20), |i| (i / 35, true), true),
+        ("two by turns", 80, micros(20), |i| (i / 30 % 2, true), false),
+        ("another client's among them", 40, micros(20), |i| (7 + u32::from(i % 10 == 0), true), false),
+        ("another reader", 40, micros(20), |i| (7, i % 10 != 0), false),
+    ];
+    for (case, count, apart, from, want) in cases {
         let mut streak = Streak::default();
         let start = Instant::now();
         let goes_on = |i: u32| {
-            let (client, alone) = odd.filter(|_| i.is_multiple_of(10)).unwrap_or((7, true));
+            let (client, alone) = from(i);
             streak.goes_on(client, alone, start + apart * i)
         };
         assert_eq!((1..count).map(goes_on).last(), Some(want), "{case}");
@@ -47,22 +52,32 @@ fn a_small_file_is_waited_for() {
 
 #[test]
 fn the_quicker_way_is_taken_and_tried_again() {
-    let micros = Duration::from_micros;
-    for (spinning, following, want) in [(12, 8, true), (12, 15, false), (12, 12, false)] {
+    for (spinning, following, slow, want) in
+        [(12, 8, 0, true), (12, 15, 0, false), (12, 12, 0, false), (40, 12, 0, true), (40, 30, 5000, true)]
+    {
         let (mut trial, mut now, mut follows) = (Trial::default(), Instant::now(), false);
         assert!(!trial.follows(now), "the first is only the beginning");
-        let mut told = Vec::new();
-        for _ in 0..2 * TURNS * TURN + STAY {
-            now += micros(if follows { following } else { spinning });
-            follows = trial.follows(now);
-            told.push(follows);
+        let mut tell = |count: u32| -> Vec<bool> {
+            let mut told = Vec::new();
+            for message in 0..count {
+                // One that waits for a disk, each time that this way's turn comes.
+                let waits = message % TURN == TURN - 1 && follows;
+                now += Duration::from_micros(if waits { slow } else { 0 });
+                now += Duration::from_micros(if follows { following } else { spinning });
+                follows = trial.follows(now);
+                told.push(follows);
+            }
+            told
+        };
+        let case = format!("{spinning} and {following}");
+        let turns: Vec<_> = (1..TRIAL).map(|count| (count / TURN) % 2 == 1).collect();
+        assert_eq!(tell(TRIAL - 1), turns, "{case}");
+        // The first verdict is one that changes, if it is to follow.
+        for stay in [if want { 512 } else { 1024 }, if want { 1024 } else { 2048 }] {
+            assert!(tell(stay).iter().all(|follows| *follows == want), "{case}");
+            assert!(!tell(1)[0], "{case}: a trial begins with spinning");
+            assert_eq!(tell(TRIAL - 1), turns, "{case}: again");
         }
-        let turns = |at| (1..TURNS * TURN).map(|count| (count / TURN) % 2 == 1).skip(at).collect::<Vec<_>>();
-        let (tried, rest) = told.split_at((TURNS * TURN - 1) as usize);
-        let (taken, again) = rest.split_at(STAY as usize);
-        assert_eq!(tried, turns(0), "{spinning} and {following}");
-        assert!(taken.iter().all(|follows| *follows == want), "{spinning} and {following}");
-        assert_eq!(&again[1..tried.len() + 1], turns(0), "{spinning} and {following}: again");
     }
 }
 
