@@ -14,7 +14,7 @@ die() { say "$*"; exit 1; }
 demo="gcc:gcc /usr/include/stdio.h:libc6-dev make:make fusermount3:fuse3 busybox:busybox-static debootstrap:debootstrap gpgv:gpgv cpio:cpio"
 tests="setfattr:attr setfacl:acl mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs strace:strace skopeo:skopeo umoci:umoci
        qemu-system-x86_64:qemu-system-x86 setpriv:util-linux unshare:util-linux
-       losetup:mount mkfs.ext4:e2fsprogs script:bsdutils pgrep:procps git:git
+       losetup:mount mkfs.ext4:e2fsprogs script:bsdutils pgrep:procps git:git fincore:util-linux-extra
        podman:podman buildah:buildah runc:runc newuidmap:uidmap conmon:conmon
        containerd:containerd unionfs-fuse:unionfs-fuse /usr/lib/python3/dist-packages/grpc:python3-grpcio"
 

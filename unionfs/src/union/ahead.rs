@@ -147,7 +147,9 @@ impl Union {
         }
         row.fetched = coming().last()?.0;
         drop(body);
-        self.ahead.fetch(files);
+        if !files.is_empty() {
+            self.ahead.fetch(files);
+        }
         Some(())
     }
 }
