@@ -13,7 +13,7 @@ use crate::support::branches::TestTree;
 use crate::support::mount::is_mounted;
 
 /// How long a server may take to end once it has nothing to serve.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Branches `b0` (which may change), `b1`, …; beside them `m` to mount on, `w` to work in, `bin` with our program.
 ///

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::branches::TestTree;
 
 /// How long a server may take to answer its first request, or to end after the unmount.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A mounted union over a [`TestTree`]. When it goes, the mount and the server are gone and the lower branches proved.
 pub(crate) struct TestMount {
