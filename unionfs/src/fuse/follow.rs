@@ -361,10 +361,9 @@ fn overlaps(message: &Message<'_>) -> bool {
 }
 
 /// Fields of /proc/PID/stat (proc_pid_stat(5)), counted from 1.
+const STATE: usize = 3;
 const PROCESSOR: usize = 39;
 const POLICY: usize = 41;
-
-const STATE: usize = 3;
 
 fn stat_field(thread: Pid, field: usize) -> Option<usize> {
     stat_text(thread, field)?.parse().ok()

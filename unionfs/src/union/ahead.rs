@@ -81,6 +81,12 @@ impl Ahead {
         Self { rows: Mutex::default(), home, fetcher: Mutex::new(None), asked: Tally::new() }
     }
 
+    /// Forgets the rows, and lets go of the branches.
+    pub(super) fn clear(&self) {
+        *self.rows.lock() = Rows::default();
+        *self.fetcher.lock() = None;
+    }
+
     /// Hands files to the thread, which is started if it has gone; what it cannot take is not fetched.
     fn fetch(&self, files: Vec<Next>) {
         let mut fetcher = self.fetcher.lock();
@@ -135,17 +141,18 @@ impl Union {
         }
         let row = &mut rows.rows[0];
         self.ahead.asked.count(in_memory);
-        let coming = || listing.after(offset).take(DEPTH);
-        if coming().take_while(|(place, _)| *place <= row.fetched).count() > DEPTH / 2 {
+        let coming: Vec<_> = listing.after(offset).take(DEPTH).collect();
+        let there = coming.partition_point(|(place, _)| *place <= row.fetched);
+        if there > DEPTH / 2 {
             return None;
         }
         let mut files = Vec::new();
-        for (_, slot) in coming().filter(|(place, _)| *place > row.fetched) {
+        for (_, slot) in &coming[there..] {
             if slot.found.kind == FileKind::Regular {
                 files.push(Next { dir: self.dirfd(&dir, slot.found.top).ok()?, name: slot.name.clone() });
             }
         }
-        row.fetched = coming().last()?.0;
+        row.fetched = coming.last()?.0;
         drop(body);
         if !files.is_empty() {
             self.ahead.fetch(files);

@@ -9,7 +9,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::ahead::Ahead;
 use super::census::Names;
 use super::groups::read_indexes;
 use super::placement::Placement;
@@ -200,7 +199,7 @@ impl Union {
         self.dirs.clear();
         self.files.clear();
         self.listings = Listings::new();
-        self.ahead = Ahead::new();
+        self.ahead.clear();
         self.placement = Placement::new(count);
         // Directories are watched again as they are looked into.
         self.watches.iter().for_each(Watches::clear);
