@@ -24,6 +24,8 @@ pub(crate) const SERVE: &str = "--serve";
 const READY: &[u8] = b"ready\n";
 /// Callers of fuse-overlayfs set this to have no device whiteouts written.
 const NO_DEVICE_WHITEOUTS: &str = "FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT";
+/// Descriptors that a busy server may have: the caches of the union hold 2,048.
+const DESCRIPTORS: u64 = 4096;
 
 /// Starts this program again to serve, and returns when the mount answers.
 ///
@@ -193,4 +195,14 @@ fn raise_open_files(wanted: Option<u64>) {
     };
     // With fewer the caches are smaller, and all else is the same.
     setrlimit(Resource::Nofile, Rlimit { current, maximum: now.maximum }).unwrap_or_default();
+    grow_descriptor_table();
+}
+
+/// Makes room for the descriptors to come while there is one thread: later each doubling of the table would stop the
+/// thread that opens a file for an RCU grace period, some 10 to 30 ms (`expand_fdtable` in `fs/file.c`).
+fn grow_descriptor_table() {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let last = i32::try_from(limit.min(DESCRIPTORS)).unwrap_or(i32::MAX) - 1;
+    // Where it does not succeed, the table grows as it must.
+    rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), last).map(drop).unwrap_or_default();
 }

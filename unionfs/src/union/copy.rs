@@ -105,7 +105,7 @@ impl Union {
         let real = copy.stat().at("statx", to)?.st_ino;
         let links = self.inode_links(node.ino, from, &stat);
         self.record_origin(to, &copy, node.ino, real, links > 1).at("setxattr", to)?;
-        if !self.options.volatile && stat.st_size > 0 && node.kind == FileKind::Regular {
+        if !self.options.volatile && data.is_own() && stat.st_size > 0 && node.kind == FileKind::Regular {
             self.must_work(to)?.settle(copy.file().at("fsync", to)?).at("fsync", to)?;
         }
         let key = self.links_key(node.ino, from, &stat);
