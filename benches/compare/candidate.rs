@@ -65,6 +65,7 @@ pub(crate) const ALL: &[Candidate] = &[
     rootful("ours-stateless", ours("io=stateless,transport=classic", &[])),
     rootful("ours-passthrough", ours("io=passthrough,transport=classic", &["PASSTHROUGH"])),
     rootful("ours-volatile", ours("volatile", &[])),
+    rootful("ours-passthrough-all", ours("io=passthrough-all,transport=classic", &["PASSTHROUGH"])),
     rootful("ours-uring", ours("io=stateless,transport=uring", &["OVER_IO_URING"])),
     rootful(
         "ours-uring-passthrough",

@@ -20,7 +20,7 @@ type Identity = (u64, u64);
 /// Refuses a mount point inside a branch where the union would be part of itself, and one with files in it for those
 /// whose callers expect that.
 pub(crate) fn check(plan: &MountPlan) -> anyhow::Result<()> {
-    if plan.choice.move_on_enospc && plan.choice.io == IoMode::Passthrough {
+    if plan.choice.move_on_enospc && matches!(plan.choice.io, IoMode::Passthrough | IoMode::PassthroughAll) {
         bail!(
             "moveonenospc with io=passthrough: the kernel writes past the server, which cannot move the file (leave one out)"
         );

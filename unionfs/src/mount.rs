@@ -18,7 +18,7 @@ use tracing::error;
 use self::attach::{Attachment, UnmountOnDrop};
 pub use self::error::MountError;
 pub use self::options::{Access, IoMode, MountFlags, MountOptions, Transport};
-use crate::fuse::{self, Core, Features, Negotiator, Reading, Rings, Service, Stats};
+use crate::fuse::{self, Caches, Core, Features, Negotiator, Reading, Rings, Service, Stats};
 use crate::union::Union;
 
 /// A mounted union that waits to be served. Dropping it unmounts.
@@ -30,6 +30,7 @@ pub struct Server<C: Core = Union> {
     reading: Reading,
     rings: Option<Rings>,
     stats: Stats,
+    caches: Caches,
     // Dropped in this order: unmounting looks at the channel, and fusermount3's socket is in the session.
     guard: UnmountOnDrop,
     session: Session<Negotiator>,
@@ -43,12 +44,12 @@ impl<C: Core> Server<C> {
     ///
     /// If threads cannot be started, or `/dev/fuse` fails; the filesystem is unmounted then too.
     pub fn run(self) -> Result<(), MountError> {
-        let Self { service, reading, rings, stats, guard, session, channel, .. } = self;
+        let Self { service, reading, rings, stats, caches, guard, session, channel, .. } = self;
         crate::sys::tune_allocator();
         // What it took to read the command line and to mount is not needed again.
         crate::sys::give_memory_back();
         crate::sys::give_code_back();
-        fuse::control::watch(Arc::clone(service.core()), session.notifier());
+        fuse::control::watch(Arc::clone(service.core()), caches);
         // By the rings come all but FORGET and INTERRUPT.
         let threads = if rings.is_some() { reading.threads.min(2) } else { reading.threads };
         let reading = Reading { threads, ..reading };

@@ -110,7 +110,7 @@ pub(crate) static WORDS: &[Word] = &[
     word("fsname", Value("NAME"), "The source that /proc/mounts shows", |c, v| { c.fsname = Some(text(v)?.to_owned()); Ok(()) }),
     word("subtype", Value("NAME"), "The type that /proc/mounts shows behind 'fuse.'", |c, v| { c.subtype = Some(text(v)?.to_owned()); Ok(()) }),
     // How it is served.
-    word("io", Value("MODE"), "How the data of files is reached: auto, stateless or passthrough", |c, v| parsed(&mut c.io, v)),
+    word("io", Value("MODE"), "How the data of files is reached: auto, stateless, passthrough or passthrough-all (large lower files too; who has one open when it is copied up keeps the old content)", |c, v| parsed(&mut c.io, v)),
     word("transport", Value("KIND"), "How requests come: auto, classic (/dev/fuse) or uring (io_uring, Linux 6.14 and enabled)", |c, v| parsed(&mut c.transport, v)),
     word("threads", Value("1…64"), "How many threads serve at most", threads),
     word("max_files", Value("NUMBER"), "How many files the server may have open; all that the limits allow by default", |c, v| { c.max_files = Some(number(v)?); Ok(()) }),

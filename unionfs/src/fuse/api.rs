@@ -90,6 +90,7 @@ core_api! {
     fn rename(&self, dir: Ino, name: Name<'_>, to_dir: Ino, to: Name<'_>, flags: RenameFlags) -> Result<()>;
     fn read_dir(&self, dir: Ino, after: u64, inos: bool, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> Result<()>;
     fn settled_file(&self, node: Ino, write: bool) -> Result<Option<OwnedFd>>;
+    fn present_file(&self, node: Ino) -> Result<Option<OwnedFd>>;
     fn read(&self, node: Ino, offset: u64, buf: &mut [u8]) -> Result<usize>;
     fn write(&self, node: Ino, offset: u64, data: &[u8], kill_suidgid: bool) -> Result<usize>;
     fn fsync(&self, node: Ino, datasync: bool) -> Result<()>;

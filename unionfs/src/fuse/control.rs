@@ -9,13 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use fuser::{INodeNo, Notifier};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags, open};
 use serde_json::json;
 use tracing::{info, warn};
 
 use super::api::Core;
+use super::caches::Caches;
 use super::negotiate::Features;
 use super::stats::Stats;
 use crate::error::{Errno, Error, Result};
@@ -42,7 +42,7 @@ const NOTIFY_INC_EPOCH: i32 = 8;
 pub(crate) struct Control {
     features: Features,
     stats: Stats,
-    notifier: Notifier,
+    caches: Caches,
     channel: std::sync::Arc<std::os::fd::OwnedFd>,
     mountpoint: PathBuf,
     device: OnceLock<Option<Device>>,
@@ -70,14 +70,14 @@ impl Control {
     pub(crate) fn new(
         features: Features,
         stats: Stats,
-        notifier: Notifier,
+        caches: Caches,
         channel: std::sync::Arc<std::os::fd::OwnedFd>,
         mountpoint: PathBuf,
     ) -> Self {
         Self {
             features,
             stats,
-            notifier,
+            caches,
             channel,
             mountpoint,
             device: OnceLock::new(),
@@ -168,37 +168,31 @@ impl Control {
         let epoch = super::wire::notification(NOTIFY_INC_EPOCH);
         if rustix::io::write(&*self.channel, &epoch).is_err() {
             // Before Linux 6.16: name by name, from another thread: whoever holds a directory's lock may wait for this one.
-            let (notifier, known) = (self.notifier.clone(), known.clone());
+            let (caches, known) = (self.caches.clone(), known.clone());
             let forget = move || {
                 for (dir, name) in known.into_iter().filter_map(|node| node.name) {
-                    let name = OsStr::from_bytes(&name);
-                    notifier.inval_entry(INodeNo(dir.get()), name).unwrap_or_default();
+                    caches.drop_name(dir, &name);
                 }
             };
             std::thread::spawn(forget);
         }
         for node in known.into_iter().filter(|node| node.dir || node.changed) {
-            if let Err(error) = self.notifier.inval_inode(INodeNo(node.node.get()), 0, 0) {
-                warn!(%error, node = node.node.get(), "listing or pages not dropped");
-            }
+            self.caches.drop_content(node.node);
         }
     }
 }
 
 /// Tells the kernel of changes behind the union's back, as long as the process lives, if they are looked for.
-pub(crate) fn watch<C: Core>(core: std::sync::Arc<C>, notifier: Notifier) {
+pub(crate) fn watch<C: Core>(core: std::sync::Arc<C>, caches: Caches) {
     let Some(fd) = core.watch_fd().map(std::sync::Arc::new) else { return };
     let tell = move || {
         let ended = read_events(&fd, |watch, events, name| match core.outside(watch, events, name) {
             Some(Outside::Name { dir, name }) => {
-                let name = OsStr::from_bytes(&name);
-                notifier.inval_entry(INodeNo(dir.get()), name).unwrap_or_default();
-                notifier.inval_inode(INodeNo(dir.get()), 0, 0).unwrap_or_default();
+                caches.drop_name(dir, &name);
+                caches.drop_content(dir);
             }
             // Attributes only: the kernel drops the pages itself when it finds that the time has changed.
-            Some(Outside::Object(node)) => {
-                notifier.inval_inode(INodeNo(node.get()), -1, 0).unwrap_or_default();
-            }
+            Some(Outside::Object(node)) => caches.drop_attributes(node),
             None => {}
         });
         warn!(?ended, "changes behind the union's back are no longer seen");

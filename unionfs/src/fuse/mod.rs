@@ -11,7 +11,9 @@
 //! - it allocates for each directory reply and ties a node's number to its `st_ino`;
 //! - it knows only `/dev/fuse`.
 
+mod aliases;
 mod api;
+mod caches;
 mod channel;
 mod classic;
 pub mod control;
@@ -33,10 +35,11 @@ mod uring;
 mod wire;
 
 pub use api::Core;
+pub(crate) use caches::Caches;
 pub(crate) use classic::{Reading, run};
 pub use negotiate::{Feature, Features};
 pub(crate) use negotiate::{MAX_WRITE, Negotiator, Wish};
-pub(crate) use opens::Opens;
+pub(crate) use opens::{Lower, Opens};
 pub(crate) use reply::Timeout;
 pub(crate) use request::Dialect;
 pub(crate) use serve::{Policy, Service};

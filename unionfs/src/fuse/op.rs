@@ -163,6 +163,31 @@ pub(crate) enum Op<'a> {
     Refused,
 }
 
+impl Op<'_> {
+    /// The same of the files that the kernel means by its numbers, but for OPEN, RELEASE and FORGET, which are about
+    /// the numbers. A directory has but one.
+    pub(crate) fn of_files(mut self, file: impl Fn(Ino) -> Ino) -> Self {
+        match &mut self {
+            Self::Getattr { node }
+            | Self::Setattr { node, .. }
+            | Self::Link { node, .. }
+            | Self::Read { node, .. }
+            | Self::Write { node, .. }
+            | Self::Fsync { node, .. }
+            | Self::Getxattr { node, .. }
+            | Self::Listxattr { node, .. }
+            | Self::Setxattr { node, .. }
+            | Self::Removexattr { node, .. }
+            | Self::Fallocate { node, .. }
+            | Self::Lseek { node, .. }
+            | Self::Ioctl { node, .. } => *node = file(*node),
+            Self::CopyFileRange { from, to, .. } => (*from, *to) = (file(*from), file(*to)),
+            _ => {}
+        }
+        self
+    }
+}
+
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Open {

@@ -7,9 +7,11 @@
 //!
 //! - The first open decides, the others follow ([`Way`]). The kernel lets go of the mode before it sends RELEASE, so
 //!   counting opens here errs on the safe side; a backing id lives until the last RELEASE.
-//! - A file that may still be copied up is never passed through ([`Core::settled_file`]): its readers would keep the
+//! - A file that may still be copied up is not passed through ([`Core::settled_file`]): its readers would keep the
 //!   old file, and a writer could be given neither the old one (it is never written) nor the new one (`EBUSY`). It
 //!   is cached instead, and then all its users, before and after copy-up, share the kernel's one page cache.
+//! - Unless its readers may keep the old file ([`Lower::Passed`], what kernel overlay does with mappings): a large one
+//!   is passed through, and who opens it when its content has gone elsewhere is sent to a new inode ([`Aliases`]).
 //! - A file with set-user-ID or set-group-ID that is opened to be written must lose the bit at the first write, which
 //!   only a message can do: cached, or if it already has a backing file, `FOPEN_DIRECT_IO`. (A bit that is set while
 //!   a writer already passes through stays until the next open; the kernel asks nobody then.)
@@ -26,18 +28,20 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fuser::{BackingId, INodeNo, Notifier};
+use fuser::BackingId;
 use parking_lot::Mutex;
 use rustix::fs::fstat;
 use tracing::{debug, warn};
 
+use super::aliases::Aliases;
 use super::api::Core;
+use super::caches::Caches;
 use super::op::Open;
 use super::reply::Opened;
 use super::wire::flag::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PASSTHROUGH};
 use crate::error::{At, Errno, Error, Result};
 use crate::sys;
-use crate::types::{Ino, SetAttr};
+use crate::types::{Attr, Ino, SetAttr};
 
 const SHARDS: usize = 16;
 const SET_IDS: u32 = libc::S_ISUID | libc::S_ISGID;
@@ -55,11 +59,28 @@ mod handle {
 pub(crate) struct Opens {
     /// What backing files are registered with.
     device: Arc<OwnedFd>,
-    notifier: Notifier,
+    caches: Caches,
+    lower: Lower,
     shards: [Mutex<HashMap<Ino, State>>; SHARDS],
     /// Inodes with a writable mapping, or what could be one, of a backing file.
     mapped: AtomicUsize,
 }
+
+/// Whether readers may be given a file that is copied up when it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lower {
+    /// It is cached: whoever opened it before sees what is written after.
+    Cached,
+    /// A large one is passed through: whoever opened it before keeps what he opened.
+    Passed,
+}
+
+/// Smaller lower files are cached in any case: they gain nothing from the branch's pages, and are those that somebody
+/// follows while others write them.
+const LARGE: u64 = 256 << 10;
+
+/// The kernel is to walk the path once more without trusting its names (`do_filp_open` in `fs/namei.c`).
+pub(super) const WALK_AGAIN: Error = Error::rule("walk again", Errno::STALE);
 
 /// How an inode is open.
 #[derive(Debug)]
@@ -81,16 +102,31 @@ enum Way {
         id: u32,
         /// Which file it is.
         file: FileId,
+        /// Whether the content will stay there.
+        settled: bool,
     },
 }
 
 /// A file: its device and inode number.
 type FileId = (u64, u64);
 
+/// What is to be passed through.
+#[derive(Debug)]
+struct Target {
+    fd: OwnedFd,
+    file: FileId,
+    settled: bool,
+}
+
 impl Opens {
     /// Nothing is open yet on the connection of `device`.
-    pub(crate) fn new(device: Arc<OwnedFd>, notifier: Notifier) -> Self {
-        Self { device, notifier, shards: Default::default(), mapped: AtomicUsize::new(0) }
+    pub(crate) fn new(device: Arc<OwnedFd>, caches: Caches, lower: Lower) -> Self {
+        Self { device, caches, lower, shards: Default::default(), mapped: AtomicUsize::new(0) }
+    }
+
+    /// The numbers that the kernel has for files.
+    pub(crate) fn aliases(&self) -> &Aliases {
+        self.caches.aliases()
     }
 
     fn shard(&self, node: Ino) -> &Mutex<HashMap<Ino, State>> {
@@ -99,35 +135,39 @@ impl Opens {
         &self.shards[usize::try_from(mixed).unwrap_or_default() % SHARDS]
     }
 
-    /// Opens a node.
+    /// Opens the file that the kernel means by `number`.
     ///
     /// # Errors
     ///
-    /// What truncating or copying up says. Where a file merely cannot be passed through, it is cached.
-    pub(crate) fn open(&self, core: &impl Core, node: Ino, open: Open) -> Result<Opened> {
+    /// What truncating or copying up says, and [`WALK_AGAIN`]. Where a file merely cannot be passed through, it is
+    /// cached.
+    pub(crate) fn open(&self, core: &impl Core, number: Ino, open: Open) -> Result<Opened> {
+        if self.aliases().is_outdated(number) {
+            return Err(WALK_AGAIN);
+        }
+        let node = self.aliases().file(number);
+        let held = self.shard(number).lock().get(&number).map(|state| (state.way, state.programs));
         if open.truncates() {
-            if !open.writes() && self.shard(node).lock().get(&node).is_some_and(|state| state.programs > 0) {
+            if !open.writes() && held.is_some_and(|(_, programs)| programs > 0) {
                 return Err(Error::rule("open", Errno::TXTBSY));
             }
             let change = SetAttr { size: Some(0), kill_suidgid: open.kill_suidgid, ..SetAttr::default() };
             core.setattr(node, &change)?;
         }
-        // A writer is given the file that takes writes now, whatever the branches were when others opened it.
-        let target = if open.writes() { core.settled_file(node, true)? } else { None };
+        let target = self.target(core, node, open, held.map(|(way, _)| way))?;
         let set_ids = open.writes() && core.getattr(node)?.mode & SET_IDS != 0;
-        if let Some(state) = self.shard(node).lock().get_mut(&node) {
-            return self.join(node, state, open, target.as_ref(), set_ids);
+        if let Some(state) = self.shard(number).lock().get_mut(&number) {
+            return self.join(number, state, open, target.as_ref(), set_ids);
         }
-        let file = if open.writes() { target } else { core.settled_file(node, false)? };
-        let (way, keep) = if set_ids { (Way::Cached, false) } else { self.way(node, file.as_ref())? };
-        match self.shard(node).lock().entry(node) {
+        let (way, keep) = if set_ids { (Way::Cached, false) } else { self.way(number, target.as_ref()) };
+        match self.shard(number).lock().entry(number) {
             Entry::Occupied(mut other) => {
                 self.unregister(way);
-                self.join(node, other.get_mut(), open, file.as_ref(), set_ids)
+                self.join(number, other.get_mut(), open, target.as_ref(), set_ids)
             }
             Entry::Vacant(first) => {
                 let state = first.insert(State { way, opens: 0, mappers: 0, programs: 0 });
-                let mut opened = self.join(node, state, open, file.as_ref(), set_ids)?;
+                let mut opened = self.join(number, state, open, target.as_ref(), set_ids)?;
                 if !keep {
                     opened.flags &= !FOPEN_KEEP_CACHE;
                 }
@@ -136,18 +176,40 @@ impl Opens {
         }
     }
 
+    /// The file that an open of a node means, if it is one that may be passed through; who only reads and joins
+    /// others may have none.
+    fn target(&self, core: &impl Core, node: Ino, open: Open, held: Option<Way>) -> Result<Option<Target>> {
+        if open.writes() {
+            // What takes writes now, whatever the branches were when others opened it.
+            return core.settled_file(node, true)?.map(|fd| Target::new(fd, true)).transpose();
+        }
+        match held {
+            None => {
+                if let Some(fd) = core.settled_file(node, false)? {
+                    return Target::new(fd, true).map(Some);
+                }
+                let large = |attr: Attr| attr.size >= LARGE && attr.mode & SET_IDS == 0;
+                if self.lower == Lower::Cached || !large(core.getattr(node)?) {
+                    return Ok(None);
+                }
+            }
+            Some(Way::Backed { settled: false, .. }) => {}
+            Some(_) => return Ok(None),
+        }
+        core.present_file(node)?.map(|fd| Target::new(fd, false)).transpose()
+    }
+
     /// How a node that is not open is to be opened, and whether the pages that the kernel may have are right.
-    fn way(&self, node: Ino, file: Option<&OwnedFd>) -> Result<(Way, bool)> {
-        let Some(fd) = file else {
-            return Ok((Way::Cached, true));
+    fn way(&self, number: Ino, target: Option<&Target>) -> (Way, bool) {
+        let Some(&Target { ref fd, file, settled }) = target else {
+            return (Way::Cached, true);
         };
-        let file = file_id(fd)?;
         match BackingId::create_raw(&*self.device, fd) {
-            Ok(id) => Ok((Way::Backed { id, file }, false)),
+            Ok(id) => (Way::Backed { id, file, settled }, false),
             Err(error) => {
                 // ELOOP: the branch is a stacked filesystem. ENFILE, ENOMEM: too many already.
-                debug!(%error, node = node.get(), "not passed through");
-                Ok((Way::Cached, false))
+                debug!(%error, node = number.get(), "not passed through");
+                (Way::Cached, false)
             }
         }
     }
@@ -155,22 +217,24 @@ impl Opens {
     /// One more open of a node that is open in `state`, under the lock of its shard; a writer means to write `target`.
     fn join(
         &self,
-        node: Ino,
+        number: Ino,
         state: &mut State,
         open: Open,
-        target: Option<&OwnedFd>,
+        target: Option<&Target>,
         set_ids: bool,
     ) -> Result<Opened> {
         let program = if open.runs() { handle::PROGRAM } else { 0 };
-        let Way::Backed { id, file } = state.way else {
+        let Way::Backed { id, file, settled } = state.way else {
             state.opens += 1;
             state.programs += u32::from(open.runs());
             return Ok(Opened { handle: program, flags: FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, backing_id: 0 });
         };
-        if open.writes() && target.map(file_id).transpose()? != Some(file) {
-            // The branches have changed since others opened it, and the kernel takes no second backing file. The old
-            // one may be of a branch that is not to be written.
-            return Err(Error::rule("open", Errno::TXTBSY));
+        if (open.writes() || !settled) && target.is_none_or(|target| target.file != file) {
+            // It was copied up since others opened it, or the branches have changed. The kernel takes no second
+            // backing file, and the old one may be of a branch that is not to be written.
+            self.aliases().renew(number);
+            self.caches.drop_attributes(number);
+            return Err(WALK_AGAIN);
         }
         state.opens += 1;
         state.programs += u32::from(open.runs());
@@ -187,7 +251,7 @@ impl Opens {
             state.mappers += 1;
             if state.mappers == 1 {
                 self.mapped.fetch_add(1, Ordering::Release);
-                self.drop_attributes(node);
+                self.caches.drop_attributes(number);
             }
         }
         Ok(opened)
@@ -210,9 +274,12 @@ impl Opens {
         }
         let closed = (state.opens == 0).then(|| entry.remove().way);
         drop(shard);
+        if closed.is_some() {
+            self.aliases().closed(node);
+        }
         if last_mapper {
             self.mapped.fetch_sub(1, Ordering::Release);
-            self.drop_attributes(node);
+            self.caches.drop_attributes(node);
         }
         closed.into_iter().for_each(|way| self.unregister(way));
     }
@@ -230,16 +297,11 @@ impl Opens {
             warn!(%error, id, "backing file not closed");
         }
     }
-
-    /// Makes the kernel ask for the attributes; with an offset below zero it leaves the pages alone and takes no
-    /// lock that a request could hold, so this may be said while one is being served.
-    fn drop_attributes(&self, node: Ino) {
-        if let Err(error) = self.notifier.inval_inode(INodeNo(node.get()), -1, 0) {
-            debug!(%error, node = node.get(), "attributes not dropped");
-        }
-    }
 }
 
-fn file_id(fd: &OwnedFd) -> Result<FileId> {
-    fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).during("fstat")
+impl Target {
+    fn new(fd: OwnedFd, settled: bool) -> Result<Self> {
+        let stat = fstat(&fd).during("fstat")?;
+        Ok(Self { fd, file: (stat.st_dev, stat.st_ino), settled })
+    }
 }

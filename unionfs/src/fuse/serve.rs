@@ -19,7 +19,7 @@ use super::api::Core;
 use super::control::{COMMAND, Control};
 use super::message::Message;
 use super::op::Op;
-use super::opens::Opens;
+use super::opens::{Opens, WALK_AGAIN};
 use super::reply::{Opened, Reply, Timeout};
 use super::request::Dialect;
 use super::wire::Opcode;
@@ -124,9 +124,13 @@ impl<C: Core> Service<C> {
             return Answer::Refused(Errno::NOSYS);
         }
         match op {
-            Op::Forget { node, count } => self.core.forget(node, count),
-            Op::BatchForget(nodes) => nodes.for_each(|(node, count)| self.core.forget(node, count)),
+            Op::Forget { node, count } => self.forget(node, count),
+            Op::BatchForget(nodes) => nodes.for_each(|(node, count)| self.forget(node, count)),
             op => {
+                let op = match &self.opens {
+                    Some(opens) => op.of_files(|number| opens.aliases().file(number)),
+                    None => op,
+                };
                 let controlled = self.control(&op, message.header.uid, room);
                 return match controlled.unwrap_or_else(|| self.act(op, Reply::into(room))) {
                     Ok(bytes) => Answer::Payload(bytes),
@@ -223,6 +227,7 @@ fn refuse(opcode: Opcode, refused: Error) -> Answer {
         errno => errno,
     };
     match errno {
+        Errno::STALE if refused.op == WALK_AGAIN.op => debug!(op = opcode.name(), "to be looked up again"),
         Errno::IO | Errno::STALE | Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
             warn!(op = opcode.name(), %refused, "refused");
         }

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use super::api::Core;
 use super::op::Open;
+use super::opens::Opens;
 use super::reply::{Opened, Reply, Timeout};
 use super::serve::{Service, nothing};
 use super::wire::flag;
@@ -29,13 +30,28 @@ impl<C: Core> Service<C> {
     }
 
     pub(super) fn entry(&self, entry: Entry, out: Reply<'_>) -> Result<usize> {
-        out.entry(&entry, self.policy.name_for, self.attr_for(entry.node))
+        let (entry, attr_for) = self.told(entry);
+        out.entry(&entry, self.policy.name_for, attr_for)
     }
 
-    /// How long a node's attributes are valid.
-    pub(super) fn attr_for(&self, node: Ino) -> Timeout {
-        let by_itself = self.opens.as_ref().is_some_and(|opens| opens.changes_by_itself(node));
-        if by_itself { Timeout::NONE } else { self.policy.attr_for }
+    /// An entry as the kernel is told of it: with the number that it knows the file by, and how long the attributes
+    /// are valid.
+    fn told(&self, entry: Entry) -> (Entry, Timeout) {
+        let attr_for = self.attr_for(entry.node);
+        let number = self.opens.as_ref().map_or(entry.node, |opens| opens.aliases().tell(entry.node));
+        (Entry { node: number, ..entry }, attr_for)
+    }
+
+    /// Takes references back that the kernel had by a number.
+    pub(super) fn forget(&self, number: Ino, count: u64) {
+        let file = self.opens.as_ref().map_or(number, |opens| opens.aliases().forget(number, count));
+        self.core.forget(file, count);
+    }
+
+    /// How long a file's attributes are valid.
+    pub(super) fn attr_for(&self, file: Ino) -> Timeout {
+        let unsure = |opens: &Opens| opens.aliases().has(file) || opens.changes_by_itself(file);
+        if self.opens.as_ref().is_some_and(unsure) { Timeout::NONE } else { self.policy.attr_for }
     }
 
     /// Opens a node; if OPEN is refused for good, this is CREATE or TMPFILE, and no RELEASE will come.
@@ -54,8 +70,9 @@ impl<C: Core> Service<C> {
     }
 
     pub(super) fn created(&self, entry: Entry, open: Open, out: Reply<'_>) -> Result<usize> {
-        let opened = self.open(entry.node, open.of_new()).inspect_err(|_| self.core.forget(entry.node, 1))?;
-        out.created(&entry, opened, self.policy.name_for, self.attr_for(entry.node))
+        let (entry, attr_for) = self.told(entry);
+        let opened = self.open(entry.node, open.of_new()).inspect_err(|_| self.forget(entry.node, 1))?;
+        out.created(&entry, opened, self.policy.name_for, attr_for)
     }
 
     /// Creates and opens a file that the kernel believes absent.
@@ -90,7 +107,7 @@ impl<C: Core> Service<C> {
         listing.describe(self.policy.name_for, |name| {
             // A name that went or cannot be looked up just now is listed without attributes.
             let entry = self.core.lookup(dir, Name::from_bytes(name).ok()?).ok()??;
-            Some((entry, self.attr_for(entry.node)))
+            Some(self.told(entry))
         });
         Ok(listing.len())
     }

@@ -14,7 +14,8 @@ use super::{Server, attach};
 use crate::error::Errno;
 use crate::fuse::control::Control;
 use crate::fuse::{
-    Core, Dialect, Features, Negotiator, Opens, Policy, Reading, Rings, Service, Stats, Timeout, Wish,
+    Caches, Core, Dialect, Features, Lower, Negotiator, Opens, Policy, Reading, Rings, Service, Stats,
+    Timeout, Wish,
 };
 
 /// Who may use the mount.
@@ -39,6 +40,10 @@ pub enum IoMode {
     /// are then read, written and mapped without any, and share the branch's page cache. Needs kernel 6.9 and
     /// `CAP_SYS_ADMIN` in the first user namespace; without them it is the same as stateless.
     Passthrough,
+    /// Large files of lower branches are passed through as well, of a union that is written too. Who has one open or
+    /// mapped when it is copied up keeps the old content, as with kernel overlay's mappings; who opens it later has
+    /// the new.
+    PassthroughAll,
 }
 
 impl FromStr for IoMode {
@@ -49,7 +54,8 @@ impl FromStr for IoMode {
             "auto" => Ok(Self::Auto),
             "stateless" => Ok(Self::Stateless),
             "passthrough" => Ok(Self::Passthrough),
-            _ => Err("write auto, stateless or passthrough"),
+            "passthrough-all" => Ok(Self::PassthroughAll),
+            _ => Err("write auto, stateless, passthrough or passthrough-all"),
         }
     }
 }
@@ -256,16 +262,18 @@ impl MountOptions {
         let unanswered = || MountError::Handshake { cause: io::Error::other("INIT was not answered") };
         let features = agreed.get().cloned().ok_or_else(unanswered)?;
         let passthrough = features.live("PASSTHROUGH");
-        let opens = passthrough.then(|| Opens::new(Arc::clone(&channel), session.notifier()));
+        let caches = Caches::new(session.notifier());
+        let lower = if self.io == IoMode::PassthroughAll { Lower::Passed } else { Lower::Cached };
+        let opens = passthrough.then(|| Opens::new(Arc::clone(&channel), caches.clone(), lower));
         let stats = Stats::default();
-        let (device, notifier) = (Arc::clone(&channel), session.notifier());
-        let control = Control::new(features.clone(), stats.clone(), notifier, device, path.clone());
+        let device = Arc::clone(&channel);
+        let control = Control::new(features.clone(), stats.clone(), caches.clone(), device, path.clone());
         let service = Arc::new(Service::new(core, self.policy(&features), opens).controlled(control));
         let uring = features.live("OVER_IO_URING");
         info!(at = ?path, protocol = ?features.protocol, passthrough, uring, "mounted");
         let rings = rings.filter(|_| uring);
         let reading = Reading { threads: self.threads.max(1), spin: self.spin };
-        Ok(Server { service, features, reading, rings, stats, guard, session, channel })
+        Ok(Server { service, features, reading, rings, stats, caches, guard, session, channel })
     }
 
     fn rings(&self) -> Option<Rings> {
@@ -277,7 +285,8 @@ impl MountOptions {
 
     /// What is worth asking the kernel for. Passing through excludes the writeback cache.
     fn wish(&self) -> Wish {
-        let passthrough = self.io == IoMode::Passthrough && !self.writeback && attach::may_pass_through();
+        let wanted = matches!(self.io, IoMode::Passthrough | IoMode::PassthroughAll);
+        let passthrough = wanted && !self.writeback && attach::may_pass_through();
         Wish { writeback: self.writeback, acl: self.acl, outside: self.outside, passthrough, uring: false }
     }
 

@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use super::Union;
-use crate::error::{Errno, Result};
+use super::data::OpenFile;
+use crate::error::{Errno, Error, Result};
 use crate::inode::{Body, Node};
 use crate::types::{FileKind, Ino};
 
@@ -34,11 +35,23 @@ impl Union {
         }
         // From here on the file can only have settled.
         let file = self.open_file(&node, write)?;
-        let fd = file.fd.try_clone();
-        fd.map(Some).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::MFILE);
-            crate::error::Error::rule("dup", errno)
-        })
+        duplicate(&file).map(Some)
+    }
+
+    /// The file that holds a node's content now, open to be read, for who may keep it when the content has gone to
+    /// another one.
+    ///
+    /// `None` where files may go from one writable branch to another, with what is written to them.
+    ///
+    /// # Errors
+    ///
+    /// `EISDIR` or `EINVAL` for what has no content, and what the branch said.
+    pub fn present_file(&self, node: Ino) -> Result<Option<OwnedFd>> {
+        if self.files_move() {
+            return Ok(None);
+        }
+        let file = self.open_file(&*self.node(node)?, false)?;
+        duplicate(&file).map(Some)
     }
 
     /// Whether a file may yet go to another writable branch: to a higher one, or to any when its own is full.
@@ -47,4 +60,10 @@ impl Union {
         self.files_move()
             && (self.options.move_on_enospc || self.works[..file.branch.index()].iter().any(Option::is_some))
     }
+}
+
+fn duplicate(file: &OpenFile) -> Result<OwnedFd> {
+    file.fd
+        .try_clone()
+        .map_err(|error| Error::rule("dup", Errno::from_io_error(&error).unwrap_or(Errno::MFILE)))
 }

@@ -216,6 +216,9 @@ impl Core for Double {
     fn settled_file(&self, _node: Ino, _write: bool) -> Result<Option<OwnedFd>> {
         Ok(None)
     }
+    fn present_file(&self, _node: Ino) -> Result<Option<OwnedFd>> {
+        Ok(None)
+    }
     fn read(&self, node: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
         self.with(node, |node| {
             let rest = node.data.get(usize::try_from(offset).unwrap()..).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 mod double;
 mod mounted;
+mod passed;
 mod passthrough;
 mod protocol;
 

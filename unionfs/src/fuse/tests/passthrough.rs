@@ -18,8 +18,8 @@ use crate::mount::{Access, IoMode, MountError, MountOptions, Unmounter};
 use crate::sys::SharedMap;
 use crate::union::{Options, Union};
 
-/// A union of two branches, mounted; its lower branch is compared at the end.
-struct Mounted {
+/// A union of two branches, mounted.
+pub(super) struct Mounted {
     dir: tempfile::TempDir,
     stats: Stats,
     unmounter: Unmounter,
@@ -29,6 +29,11 @@ struct Mounted {
 impl Mounted {
     /// `None` where the kernel or the rights do not suffice.
     fn new(lower: &[(&str, &str)], writable: bool) -> Option<Self> {
+        Self::in_mode(IoMode::Passthrough, lower, writable)
+    }
+
+    /// The same in any of the modes that pass through.
+    pub(super) fn in_mode(io: IoMode, lower: &[(&str, &str)], writable: bool) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         for branch in ["up", "low", "mnt"] {
             fs::create_dir(dir.path().join(branch)).unwrap();
@@ -41,11 +46,8 @@ impl Mounted {
         let list = format!("{0}/up={permission}:{0}/low=ro", dir.path().display());
         let specs = crate::BranchSpec::parse_list(list).unwrap();
         let union = Arc::new(Union::new(specs, Options::default()).unwrap());
-        let server = MountOptions::new(dir.path().join("mnt"))
-            .access(Access::Everyone)
-            .io(IoMode::Passthrough)
-            .mount(union)
-            .unwrap();
+        let server =
+            MountOptions::new(dir.path().join("mnt")).access(Access::Everyone).io(io).mount(union).unwrap();
         if !server.features().live("PASSTHROUGH") {
             eprintln!("SKIP: the kernel offers no passthrough, or this is not root");
             return None;
@@ -54,20 +56,20 @@ impl Mounted {
         Some(Self { dir, stats, unmounter, server: Some(thread::spawn(move || server.run())) })
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(super) fn at(&self, name: &str) -> PathBuf {
         self.dir.path().join("mnt").join(name)
     }
 
-    fn branch(&self, name: &str) -> PathBuf {
+    pub(super) fn branch(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn count(&self, opcode: Opcode) -> u64 {
+    pub(super) fn count(&self, opcode: Opcode) -> u64 {
         self.stats.ops().iter().find(|op| op.opcode == opcode).map_or(0, |op| op.count)
     }
 
     /// Waits until the server has heard of every close, which close(2) does not wait for.
-    fn all_closed(&self) {
+    pub(super) fn all_closed(&self) {
         let still = || self.count(Opcode::OPEN) + self.count(Opcode::CREATE) - self.count(Opcode::RELEASE);
         let closed = (0..500).any(|_| {
             thread::sleep(Duration::from_millis(2));
@@ -87,13 +89,13 @@ impl Drop for Mounted {
 
 /// A process that maps a file shared and writable. It must not be this one: munmap(2) holds the address space locked
 /// while it waits for this server to write, and a page fault of the server waits for that lock.
-struct Mapper {
+pub(super) struct Mapper {
     process: Child,
     said: Lines<BufReader<ChildStdout>>,
 }
 
 impl Mapper {
-    fn new(path: &Path) -> Self {
+    pub(super) fn new(path: &Path) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -122,16 +124,16 @@ impl Mapper {
         answer.expect("an answer").into_iter().collect()
     }
 
-    fn get(&mut self, at: usize) -> u8 {
+    pub(super) fn get(&mut self, at: usize) -> u8 {
         self.ask(&format!("get {at}"))[0]
     }
 
-    fn set(&mut self, at: usize, byte: u8) {
+    pub(super) fn set(&mut self, at: usize, byte: u8) {
         self.ask(&format!("set {at} {byte}"));
     }
 
     /// Unmaps and closes the file, and waits until that is done.
-    fn end(mut self) {
+    pub(super) fn end(mut self) {
         drop(self.process.stdin.take());
         assert!(self.process.wait().unwrap().success());
     }
@@ -163,11 +165,11 @@ fn mapper_of_another_process() {
     }
 }
 
-fn read_write(path: &Path) -> File {
+pub(super) fn read_write(path: &Path) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }
 
-fn text(mut file: &File) -> String {
+pub(super) fn text(mut file: &File) -> String {
     let mut text = String::new();
     rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0)).unwrap();
     file.read_to_string(&mut text).unwrap();
