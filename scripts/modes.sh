@@ -1,6 +1,6 @@
 #!/bin/bash
 # modes.sh [FILTER]: the mounted tests once more in each mode that is not the default: data passed through,
-# FUSE over io_uring (switched on for the run), and both; FILTER, in nextest's words, narrows them down. A host that
+# lower files too, FUSE over io_uring (switched on for the run), and both; FILTER, in nextest's words, narrows them down. A host that
 # cannot offer a mode fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ trap 'echo "$was" > $switch' EXIT
 # Left out are what has no mode, what takes long and is the same in each, and fsx, which has a test for each.
 tests="not test(/^cli::/) & not test(/faults::/) & not test(/hundred_thousand|five_hundred/) & not test(/^suites::fsx/)${1:+ & ($1)}"
 failed=0
-for mode in io=passthrough transport=uring io=passthrough,transport=uring; do
+for mode in io=passthrough io=passthrough-all transport=uring io=passthrough,transport=uring; do
     case $mode in
         *uring*) echo Y > $switch || { echo "modes.sh: $switch cannot be set" >&2; exit 1; } ;;
     esac

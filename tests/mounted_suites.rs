@@ -73,7 +73,11 @@ fn the_mode_that_was_asked_for_is_live() {
         let features = told["features"].as_array().unwrap();
         features.iter().any(|one| one["name"] == name && one["live"] == true)
     };
-    for (option, feature) in [("io=passthrough", "PASSTHROUGH"), ("transport=uring", "OVER_IO_URING")] {
+    for (option, feature) in [
+        ("io=passthrough", "PASSTHROUGH"),
+        ("io=passthrough-all", "PASSTHROUGH"),
+        ("transport=uring", "OVER_IO_URING"),
+    ] {
         if asked.split(',').any(|word| word == option) {
             assert!(live(feature), "{option} was asked for, and this host does not offer it: {told}");
         }

@@ -105,6 +105,9 @@ impl Core for Null {
     fn settled_file(&self, _: Ino, _: bool) -> Result<Option<OwnedFd>> {
         Ok(None)
     }
+    fn present_file(&self, _: Ino) -> Result<Option<OwnedFd>> {
+        Ok(None)
+    }
     fn read(&self, _: Ino, _: u64, _: &mut [u8]) -> Result<usize> {
         Ok(0)
     }

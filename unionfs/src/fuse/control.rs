@@ -41,6 +41,7 @@ const NOTIFY_INC_EPOCH: i32 = 8;
 #[derive(Debug)]
 pub(crate) struct Control {
     features: Features,
+    io: &'static str,
     stats: Stats,
     caches: Caches,
     channel: std::sync::Arc<std::os::fd::OwnedFd>,
@@ -69,6 +70,7 @@ pub fn send(root: &Path, words: &[&OsStr]) -> std::result::Result<(), Errno> {
 impl Control {
     pub(crate) fn new(
         features: Features,
+        io: &'static str,
         stats: Stats,
         caches: Caches,
         channel: std::sync::Arc<std::os::fd::OwnedFd>,
@@ -76,6 +78,7 @@ impl Control {
     ) -> Self {
         Self {
             features,
+            io,
             stats,
             caches,
             channel,
@@ -127,12 +130,11 @@ impl Control {
             .iter()
             .map(|cache| json!({"cache": cache.name, "hits": cache.hits, "misses": cache.misses}))
             .collect();
-        let passthrough = self.features.live("PASSTHROUGH");
         let uring = self.features.live("OVER_IO_URING");
         json!({
             "nodes": core.node_count(),
             "rss_kib": resident_kib(),
-            "io": if passthrough { "passthrough" } else { "stateless" },
+            "io": self.io,
             "transport": if uring { "uring" } else { "classic" },
             "caches": caches,
             "requests": {"waiting": reads.waiting, "spinning": reads.spinning, "asleep": reads.asleep},

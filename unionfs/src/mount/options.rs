@@ -267,7 +267,12 @@ impl MountOptions {
         let opens = passthrough.then(|| Opens::new(Arc::clone(&channel), caches.clone(), lower));
         let stats = Stats::default();
         let device = Arc::clone(&channel);
-        let control = Control::new(features.clone(), stats.clone(), caches.clone(), device, path.clone());
+        let io = match (passthrough, lower) {
+            (false, _) => "stateless",
+            (true, Lower::Cached) => "passthrough",
+            (true, Lower::Passed) => "passthrough-all",
+        };
+        let control = Control::new(features.clone(), io, stats.clone(), caches.clone(), device, path.clone());
         let service = Arc::new(Service::new(core, self.policy(&features), opens).controlled(control));
         let uring = features.live("OVER_IO_URING");
         info!(at = ?path, protocol = ?features.protocol, passthrough, uring, "mounted");
