@@ -109,7 +109,15 @@ impl Union {
             self.must_work(to)?.settle(copy.file().at("fsync", to)?).at("fsync", to)?;
         }
         let key = self.links_key(node.ino, from, &stat);
-        Ok((temp, Shown { real, links, key, data }))
+        let file = match copy {
+            Place::File(file)
+                if node.kind == FileKind::Regular && data.is_own() && extent != Extent::Metadata =>
+            {
+                Some(file)
+            }
+            _ => None,
+        };
+        Ok((temp, Shown { real, links, key, data, file }))
     }
 
     /// Gives a copy its origin's owner, mode, extended attributes and times, in the order in which none undoes
@@ -163,6 +171,8 @@ pub(super) struct Shown {
     /// What its origin is counted by.
     pub(super) key: Option<Ino>,
     pub(super) data: Data,
+    /// The copy of a file whose data is to be changed, open for it.
+    pub(super) file: Option<Arc<OwnedFd>>,
 }
 
 impl Shown {

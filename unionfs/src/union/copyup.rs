@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags, mkdirat, renameat};
 
 use super::Union;
 use super::copy::{Extent, Shown};
+use super::data::OpenFile;
 use crate::dir::{DirBody, Stand};
 use crate::error::{At, Errno, Error, Result};
 use crate::inode::{Body, Data, FileBody, Node, Site};
@@ -210,7 +211,10 @@ impl Union {
             self.group_copied(node.ino, (to, shown.real));
         }
         *body = Body::File(FileBody { branch: to, site, real: shown.real, nameless, data: shown.data });
-        self.files.remove(&node.ino);
+        match shown.file {
+            Some(fd) => self.files.put(node.ino, Arc::new(OpenFile { fd, writable: true })),
+            None => self.files.remove(&node.ino),
+        }
         Ok(())
     }
 

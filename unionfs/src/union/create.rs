@@ -99,7 +99,7 @@ impl Union {
             Ok(())
         })?;
         if let Some(fd) = opened {
-            self.files.put(entry.node, Arc::new(OpenFile { fd, writable: true }));
+            self.files.put(entry.node, Arc::new(OpenFile { fd: Arc::new(fd), writable: true }));
         }
         Ok(entry)
     }

@@ -18,7 +18,7 @@ use crate::types::{FileKind, FsXattr, Ino, Seek};
 /// A file of a branch, open.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: Arc<OwnedFd>,
     pub(crate) writable: bool,
 }
 
@@ -46,7 +46,7 @@ impl Union {
         } else if write {
             return Err(Error { op: "open", branch: Some(state.branch), errno: Errno::ROFS });
         } else {
-            OpenFile { fd: self.open_content(&place, state)?, writable: false }
+            OpenFile { fd: Arc::new(self.open_content(&place, state)?), writable: false }
         };
         let file = Arc::new(file);
         self.files.put(node.ino, Arc::clone(&file));
@@ -312,12 +312,12 @@ pub(super) fn open_lower(place: &Place) -> Result<OwnedFd, Errno> {
 /// Opened for reading and writing, so that one descriptor serves every later request.
 fn open_upper(place: &Place, write: bool) -> Result<OpenFile, Errno> {
     match place.open(OFlags::RDWR) {
-        Ok(fd) => Ok(OpenFile { fd, writable: true }),
+        Ok(fd) => Ok(OpenFile { fd: Arc::new(fd), writable: true }),
         Err(Errno::ACCESS | Errno::PERM) if write => {
-            open_despite_mode(place).map(|fd| OpenFile { fd, writable: true })
+            open_despite_mode(place).map(|fd| OpenFile { fd: Arc::new(fd), writable: true })
         }
         Err(Errno::ACCESS | Errno::PERM | Errno::TXTBSY | Errno::ROFS) if !write => {
-            place.open(OFlags::RDONLY).map(|fd| OpenFile { fd, writable: false })
+            place.open(OFlags::RDONLY).map(|fd| OpenFile { fd: Arc::new(fd), writable: false })
         }
         Err(errno) => Err(errno),
     }
