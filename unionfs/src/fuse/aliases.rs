@@ -230,7 +230,8 @@ mod tests {
         let second = aliases.tell(file);
         aliases.renew(second);
         let third = aliases.tell(file);
-        (aliases.closed(file), aliases.closed(second));
+        aliases.closed(file);
+        aliases.closed(second);
         assert_eq!(aliases.forget(third, 1), file);
         assert!(aliases.is_outdated(second) && !aliases.is_outdated(file) && aliases.has(file));
         assert_eq!(aliases.forget(second, 1), file);

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -51,65 +51,62 @@ fn small_lower_file_stays_one_file_across_copy_up() {
     assert_eq!(text(&before), "old+new");
 }
 
+const WAYS: [&str; 9] =
+    ["write", "append", "open-truncate", "truncate", "mapped", "renamed", "replaced", "chmod", "read-only"];
+
+/// Changes a file in one of the ways; where it is then, and what it holds.
+fn change(mnt: &Mounted, way: &str, old: &str) -> (PathBuf, String) {
+    let (path, mut want) = (mnt.at(way), old.to_owned());
+    match way {
+        "write" => {
+            read_write(&path).write_all_at(b"NEW!", 4).unwrap();
+            want.replace_range(4..8, "NEW!");
+        }
+        "append" => {
+            File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+            want.push_str("more");
+        }
+        "open-truncate" => {
+            fs::write(&path, "fresh").unwrap();
+            want = "fresh".into();
+        }
+        "truncate" => {
+            nix::unistd::truncate(&path, 7).unwrap();
+            want.truncate(7);
+        }
+        "mapped" => {
+            let mut map = Mapper::new(&path);
+            assert_eq!(map.get(0), b'o');
+            map.set(0, b'O');
+            map.end();
+            want.replace_range(0..1, "O");
+        }
+        "renamed" => {
+            rename(&path, mnt.at("other")).unwrap();
+            read_write(&mnt.at("other")).write_all_at(b"NEW!", 0).unwrap();
+            want.replace_range(0..4, "NEW!");
+            return (mnt.at("other"), want);
+        }
+        "replaced" => {
+            fs::write(mnt.at("fresh"), "fresh").unwrap();
+            rename(mnt.at("fresh"), &path).unwrap();
+            want = "fresh".into();
+        }
+        "chmod" => fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap(),
+        _ => {}
+    }
+    (path, want)
+}
+
 /// Every way to change a lower file that somebody reads by its own pages.
 #[test]
 fn who_has_a_lower_file_open_keeps_it_and_others_have_the_copy() {
-    let ways = [
-        "write",
-        "append",
-        "open-truncate",
-        "truncate",
-        "mapped",
-        "renamed",
-        "replaced",
-        "chmod",
-        "read-only",
-    ];
-    let Some((mnt, old)) = mounted(&ways) else { return };
-    for way in ways {
-        let path = mnt.at(way);
-        let before = File::open(&path).unwrap();
+    let Some((mnt, old)) = mounted(&WAYS) else { return };
+    for way in WAYS {
+        let before = File::open(mnt.at(way)).unwrap();
         let ino = before.metadata().unwrap().ino();
         assert!(text(&before) == old, "{way}");
-        let (mut shown, mut want) = (path.clone(), old.clone());
-        match way {
-            "write" => {
-                read_write(&path).write_all_at(b"NEW!", 4).unwrap();
-                want.replace_range(4..8, "NEW!");
-            }
-            "append" => {
-                File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
-                want.push_str("more");
-            }
-            "open-truncate" => {
-                fs::write(&path, "fresh").unwrap();
-                want = "fresh".into();
-            }
-            "truncate" => {
-                nix::unistd::truncate(&path, 7).unwrap();
-                want.truncate(7);
-            }
-            "mapped" => {
-                let mut map = Mapper::new(&path);
-                assert_eq!(map.get(0), b'o');
-                map.set(0, b'O');
-                map.end();
-                want.replace_range(0..1, "O");
-            }
-            "renamed" => {
-                shown = mnt.at("other");
-                rename(&path, &shown).unwrap();
-                read_write(&shown).write_all_at(b"NEW!", 0).unwrap();
-                want.replace_range(0..4, "NEW!");
-            }
-            "replaced" => {
-                fs::write(mnt.at("fresh"), "fresh").unwrap();
-                rename(mnt.at("fresh"), &path).unwrap();
-                want = "fresh".into();
-            }
-            "chmod" => fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap(),
-            _ => {}
-        }
+        let (shown, mut want) = change(&mnt, way, &old);
         assert!(text(&before) == old, "{way}: opened before");
         for look in ["while the old one is open", "again"] {
             assert!(fs::read_to_string(&shown).unwrap() == want, "{way}: opened {look}");
@@ -172,39 +169,38 @@ fn a_descriptor_of_the_old_file_cannot_be_opened_anew() {
     read_write(&mnt.at("f")).write_all_at(b"NEW!", 0).unwrap();
 }
 
+/// Opens a file again and again, now to read and now to write, and holds some for a while.
+fn churn(mnt: &Mounted, names: [&str; 3], worker: u64) {
+    let mut held = Vec::new();
+    for round in 0..60_u64 {
+        let path = mnt.at(names[usize::try_from((worker + round) % 3).unwrap()]);
+        let writes = (worker + round).is_multiple_of(5) && round > 20;
+        let file = if writes { read_write(&path) } else { File::open(&path).unwrap() };
+        if writes {
+            file.write_all_at(b"NEW!", (round % 7) * 4).unwrap();
+        }
+        // Each block is the old one or the new one, never another.
+        let (mut start, mut end) = ([0; 32], [0; 4]);
+        file.read_exact_at(&mut start, 0).unwrap();
+        assert!(start.chunks(4).all(|part| part == b"old!" || part == b"NEW!"), "{start:?}");
+        file.read_exact_at(&mut end, u64::try_from(SIZE).unwrap() - 4).unwrap();
+        assert_eq!(&end, b"old!");
+        held.push(file);
+        if held.len() > 5 {
+            held.remove(usize::try_from(round % 5).unwrap());
+        }
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
 #[test]
 fn readers_and_writers_in_any_order_harm_nothing() {
     let names = ["p", "q", "r"];
     let Some((mnt, old)) = mounted(&names) else { return };
     thread::scope(|scope| {
-        for worker in 0..8_u64 {
-            let (mnt, old) = (&mnt, &old);
-            scope.spawn(move || {
-                let mut held = Vec::new();
-                for round in 0..60_u64 {
-                    let path = mnt.at(names[usize::try_from((worker + round) % 3).unwrap()]);
-                    let file = if (worker + round) % 5 == 0 && round > 20 {
-                        let file = read_write(&path);
-                        file.write_all_at(b"NEW!", (round % 7) * 4).unwrap();
-                        file
-                    } else {
-                        File::open(&path).unwrap()
-                    };
-                    // Each block is the old one or the new one, never another.
-                    let mut block = [0; 32];
-                    file.read_exact_at(&mut block, 0).unwrap();
-                    assert!(block.chunks(4).all(|part| part == b"old!" || part == b"NEW!"), "{block:?}");
-                    let mut end = [0; 4];
-                    file.read_exact_at(&mut end, u64::try_from(SIZE).unwrap() - 4).unwrap();
-                    assert_eq!(&end, b"old!");
-                    held.push(file);
-                    if held.len() > 5 {
-                        held.remove(usize::try_from(round % 5).unwrap());
-                    }
-                    thread::sleep(Duration::from_micros(200));
-                }
-                assert_eq!(old.len(), SIZE);
-            });
+        for worker in 0..8 {
+            let mnt = &mnt;
+            scope.spawn(move || churn(mnt, names, worker));
         }
     });
     for name in names {
