@@ -63,6 +63,8 @@ fn run_refuses_what_cannot_be() {
         (&["--cidfile", file], &["--cidfile", file]),
         (&["--label", "=x"], &["--label"]),
         (&["--fs", "zfs"], &["--fs", "zfs"]),
+        (&["--io", "fast"], &["--io", "fast"]),
+        (&["--io", "passthrough-all", "--fs", "overlay"], &["--io", "passthrough-all", "--fs fuse"]),
         (&["--entrypoint", ""], &["COMMAND", "none was given"]),
         (&["--user", "nobody-here"], &["--user", "nobody-here", "/etc/passwd"]),
         (&["--group-add", "nogroup-here"], &["--group-add", "nogroup-here", "/etc/group"]),

@@ -237,6 +237,23 @@ fn auto_takes_the_union() {
 }
 
 #[test]
+fn data_is_reached_in_the_way_that_was_asked_for() {
+    let uctr = Uctr::new();
+    for way in ["stateless", "passthrough", "passthrough-all"] {
+        let id = uctr.background(&["--io", way], "sleep 100");
+        let root = format!("/proc/{}/root", uctr.ok(&["inspect", "-f", "{{.State.Pid}}", &id]));
+        let mut told = vec![0; 64 << 10];
+        let len = rustix::fs::getxattr(&root, "user.unionfs.ctl.stats", told.as_mut_slice()).unwrap();
+        let told: serde_json::Value = serde_json::from_slice(&told[..len]).unwrap();
+        assert_eq!(told["io"], way);
+        // What a restart takes from the container's file.
+        uctr.ok(&["restart", "-t", "0", &id]);
+        assert_eq!(uctr.ok(&["exec", &id, "cat", "/usr/plain"]), "not a program", "{way}");
+        uctr.ok(&["rm", "-f", &id]);
+    }
+}
+
+#[test]
 fn diff_tells_what_was_changed_and_nothing_else() {
     let uctr = Uctr::new();
     for way in ["fuse", "overlay"] {

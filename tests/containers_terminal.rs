@@ -81,7 +81,7 @@ fn size_and_keys_come_through() {
         in_terminal(&uctr, "run --rm -it busybox sh -c 'echo ready; read a; echo got $a'", b"words\n");
     assert!(typed.out.contains("got words"), "{typed:?}");
     // ^C goes to the container as a key, not to uctr as a signal.
-    let script = "run --rm -it busybox sh -c 'trap \"echo trapped; exit 6\" INT; echo ready; cat'";
+    let script = "run --rm -it busybox sh -c 'trap \"echo trapped; exit 6\" INT; echo ready; while :; do sleep 0.02; done'";
     let interrupted = in_terminal(&uctr, script, b"\x03");
     assert!(interrupted.out.contains("trapped") && interrupted.status == 6, "{interrupted:?}");
 }

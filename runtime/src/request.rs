@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use unionfs::mount::IoMode;
 
 /// How a container's root filesystem is put together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -18,6 +19,40 @@ pub enum FsKind {
     Copy,
 }
 
+/// How the data of files of our own union is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Io {
+    /// What suits most containers.
+    #[default]
+    Auto,
+    /// Open and close send no message, reads and writes do.
+    Stateless,
+    /// Opens send a message; what the container has written is read and written without any, where the kernel can.
+    Passthrough,
+    /// So are large files of the image, in the memory that all containers of it share. Who has one open when it is
+    /// changed keeps the old content.
+    PassthroughAll,
+}
+
+impl Io {
+    /// As the command line spells it.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+}
+
+impl From<Io> for IoMode {
+    fn from(io: Io) -> Self {
+        match io {
+            Io::Auto => Self::Auto,
+            Io::Stateless => Self::Stateless,
+            Io::Passthrough => Self::Passthrough,
+            Io::PassthroughAll => Self::PassthroughAll,
+        }
+    }
+}
+
 /// The options of `run` and `create`, as Docker and Podman spell them.
 #[derive(Args, Clone, Debug, Default)]
 #[command(disable_help_flag = true)]
@@ -25,6 +60,9 @@ pub struct Request {
     /// How the root filesystem is put together.
     #[arg(long, value_enum, default_value_t = FsKind::Auto)]
     pub fs: FsKind,
+    /// How the data of files is reached; what is not auto asks for --fs fuse.
+    #[arg(long, value_enum, default_value_t = Io::Auto)]
+    pub io: Io,
     /// Take DIR itself as the root filesystem instead of an image, or what is in it as a read-only layer with DIR:O.
     #[arg(long, value_name = "DIR[:O]")]
     pub rootfs: Option<String>,

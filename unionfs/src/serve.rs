@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use unionfs::live::Live;
 use unionfs::mount::{Access, MountFlags, MountOptions, Unmounter};
 use unionfs::union::Udba;
@@ -24,9 +23,6 @@ pub(crate) const SERVE: &str = "--serve";
 const READY: &[u8] = b"ready\n";
 /// Callers of fuse-overlayfs set this to have no device whiteouts written.
 const NO_DEVICE_WHITEOUTS: &str = "FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT";
-/// Descriptors that a busy server may have: the caches of the union hold 2,048.
-const DESCRIPTORS: u64 = 4096;
-
 /// Starts this program again to serve, and returns when the mount answers.
 ///
 /// The background process has the caller's standard error until then, so that whoever waits for its end hears all
@@ -63,7 +59,7 @@ pub(crate) fn serve(plan: &MountPlan, background: bool) -> anyhow::Result<()> {
     }
     checks::check(plan)?;
     let signals = block_signals()?;
-    raise_open_files(plan.choice.max_files);
+    unionfs::raise_open_files(plan.choice.max_files);
     let options = options(plan);
     let format = options.format;
     let union = Union::new(plan.branches.clone(), options)?;
@@ -183,26 +179,4 @@ fn detach_from_caller() -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     out.write_all(READY).and_then(|()| out.flush()).context("standard output")?;
     rustix::stdio::dup2_stdout(&null).context("dup2")
-}
-
-/// As many open files as may be, or as were asked for: directories and files are kept open while they are used.
-fn raise_open_files(wanted: Option<u64>) {
-    let now = getrlimit(Resource::Nofile);
-    let current = match (wanted, now.maximum) {
-        (Some(wanted), Some(maximum)) => Some(wanted.min(maximum)),
-        (Some(wanted), None) => Some(wanted),
-        (None, maximum) => maximum,
-    };
-    // With fewer the caches are smaller, and all else is the same.
-    setrlimit(Resource::Nofile, Rlimit { current, maximum: now.maximum }).unwrap_or_default();
-    grow_descriptor_table();
-}
-
-/// Makes room for the descriptors to come while there is one thread: later each doubling of the table would stop the
-/// thread that opens a file for an RCU grace period, some 10 to 30 ms (`expand_fdtable` in `fs/file.c`).
-fn grow_descriptor_table() {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let last = i32::try_from(limit.min(DESCRIPTORS)).unwrap_or(i32::MAX) - 1;
-    // Where it does not succeed, the table grows as it must.
-    rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), last).map(drop).unwrap_or_default();
 }

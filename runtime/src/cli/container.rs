@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use uctr::container::{self, Attend, Change, ImageSource, Outcome, Removal};
 use uctr::image::{Image, Store};
-use uctr::request::{ExecRequest, Request};
+use uctr::request::{ExecRequest, Io, Request};
 use uctr::spec::{Host, ImageDefaults};
 use uctr::{Container, rootfs, spec};
 
@@ -115,6 +115,8 @@ pub(crate) struct RmArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ServeArgs {
+    #[arg(long, value_enum)]
+    io: Io,
     mountpoint: PathBuf,
     work: PathBuf,
     branches: Vec<OsString>,
@@ -165,7 +167,7 @@ pub(crate) fn run(command: ContainerCommand, context: &Context) -> anyhow::Resul
         ContainerCommand::ServeUnion(args) => {
             let branches =
                 rootfs::Branches::from_args(&args.branches).context("a branch is PATH=PERMISSION")?;
-            rootfs::serve(&args.mountpoint, &args.work, &branches)?;
+            rootfs::serve(&args.mountpoint, &args.work, &branches, args.io)?;
             Ok(0)
         }
     }

@@ -135,7 +135,8 @@ impl Rootfs {
                 branches.push(&directories.writable(), "rw");
                 branches.push(&directories.init(), "ro+wh");
                 layers.iter().for_each(|layer| branches.push(layer, "ro+wh"));
-                rootfs.server = Some(server::Server::start(&merged, &directories.work(), &branches)?);
+                rootfs.server =
+                    Some(server::Server::start(&merged, &directories.work(), &branches, spec.io)?);
             }
         }
         if !spec.privileged {

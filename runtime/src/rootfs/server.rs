@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 use unionfs::branch::{BranchSpec, Perm};
 
 use crate::error::{Error, On, Result};
 use crate::process::Process;
+use crate::request::Io;
 use crate::state::ProcessId;
 
 /// The branches of a union, the highest first.
@@ -60,9 +61,9 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts it and waits until the mount answers.
-    pub(crate) fn start(merged: &Path, work: &Path, branches: &Branches) -> Result<Self> {
+    pub(crate) fn start(merged: &Path, work: &Path, branches: &Branches, io: Io) -> Result<Self> {
         let mut child = Command::new("/proc/self/exe")
-            .arg("serve-union")
+            .args(["serve-union", "--io", &io.name()])
             .args([merged, work])
             .args(branches.to_args())
             .env_remove("UCTR_ROOT")
@@ -109,11 +110,11 @@ impl Server {
 /// # Errors
 ///
 /// What ended the service after it was ready.
-pub fn serve(mountpoint: &Path, work: &Path, branches: &Branches) -> Result<()> {
+pub fn serve(mountpoint: &Path, work: &Path, branches: &Branches, io: Io) -> Result<()> {
     // With the monitor the container goes, and then nobody unmounts.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).on("prctl", "PR_SET_PDEATHSIG")?;
-    raise_open_files();
-    let mounted = mount(mountpoint, work, branches);
+    unionfs::raise_open_files(None);
+    let mounted = mount(mountpoint, work, branches, io);
     let answer = match &mounted {
         Ok(_) => READY.to_owned(),
         Err(failure) => failure.clone(),
@@ -127,7 +128,12 @@ pub fn serve(mountpoint: &Path, work: &Path, branches: &Branches) -> Result<()> 
     server.run().map_err(|error| Error::State(format!("serving {}: {error}", mountpoint.display())))
 }
 
-fn mount(mountpoint: &Path, work: &Path, branches: &Branches) -> Result<unionfs::mount::Server, String> {
+fn mount(
+    mountpoint: &Path,
+    work: &Path,
+    branches: &Branches,
+    io: Io,
+) -> Result<unionfs::mount::Server, String> {
     let specs = branches.0.iter().map(|(path, permission)| {
         let perm = Perm::parse(permission).ok_or_else(|| format!("{permission} is no permission"))?;
         Ok(BranchSpec { path: path.clone(), perm })
@@ -138,14 +144,7 @@ fn mount(mountpoint: &Path, work: &Path, branches: &Branches) -> Result<unionfs:
     unionfs::mount::MountOptions::new(mountpoint)
         .fsname("uctr")
         .access(unionfs::mount::Access::Everyone)
+        .io(io.into())
         .mount(Arc::new(union))
         .map_err(|error| error.to_string())
-}
-
-/// As many open files as may be: the union keeps directories and files open while they are used.
-fn raise_open_files() {
-    let most = getrlimit(Resource::Nofile).maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
-        tracing::debug!(%error, "the limit of open files stays");
-    }
 }

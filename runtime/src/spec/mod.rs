@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Limits;
 use crate::error::{Error, Result};
-use crate::request::{FsKind, Request};
+use crate::request::{FsKind, Io, Request};
 use crate::security::Capabilities;
 pub use mount::{Mount, MountOptions, Source};
 pub(crate) use process::Environment;
@@ -99,6 +99,9 @@ pub struct Spec {
     pub base: Base,
     /// How.
     pub fs: FsKind,
+    /// How the data of its files is reached.
+    #[serde(default)]
+    pub io: Io,
     /// Its host name.
     pub hostname: String,
     /// The process that is the container.
@@ -141,9 +144,12 @@ impl Spec {
     pub fn new(request: &Request, image: &ImageDefaults, id: &str, host: &Host) -> Result<Self> {
         let hostname = hostname(request, id)?;
         let labels = labels(request, image)?;
+        let base = base(request)?;
+        let (fs, io) = filesystem(request, &base)?;
         Ok(Self {
-            base: base(request)?,
-            fs: request.fs,
+            base,
+            fs,
+            io,
             process: process::process(request, image, &hostname, host)?,
             mounts: mounts(request, image)?,
             network: network(request)?,
@@ -159,6 +165,19 @@ impl Spec {
             hostname,
             labels,
         })
+    }
+}
+
+/// How the root filesystem is put together, and its data reached.
+fn filesystem(request: &Request, base: &Base) -> Result<(FsKind, Io)> {
+    let plain = matches!(base, Base::Directory(_)) || matches!(request.fs, FsKind::Overlay | FsKind::Copy);
+    match request.io {
+        Io::Auto => Ok((request.fs, Io::Auto)),
+        io if plain => {
+            let why = "is of a root filesystem that our own union makes: leave it out, or write --fs fuse";
+            Err(Error::option("--io", io.name(), why))
+        }
+        io => Ok((FsKind::Fuse, io)),
     }
 }
 
