@@ -164,8 +164,8 @@ pub(crate) enum Op<'a> {
 }
 
 impl Op<'_> {
-    /// The same of the files that the kernel means by its numbers, but for OPEN, RELEASE and FORGET, which are about
-    /// the numbers. A directory has but one.
+    /// The same of the files that the kernel means by its numbers, but for what is about the numbers: OPEN, RELEASE,
+    /// FORGET, and what looks at the content that they are open by. A directory has but one.
     pub(crate) fn of_files(mut self, file: impl Fn(Ino) -> Ino) -> Self {
         match &mut self {
             Self::Getattr { node }
@@ -179,9 +179,8 @@ impl Op<'_> {
             | Self::Setxattr { node, .. }
             | Self::Removexattr { node, .. }
             | Self::Fallocate { node, .. }
-            | Self::Lseek { node, .. }
             | Self::Ioctl { node, .. } => *node = file(*node),
-            Self::CopyFileRange { from, to, .. } => (*from, *to) = (file(*from), file(*to)),
+            Self::CopyFileRange { to, .. } => *to = file(*to),
             _ => {}
         }
         self

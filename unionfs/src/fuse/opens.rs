@@ -86,6 +86,8 @@ pub(super) const WALK_AGAIN: Error = Error::rule("walk again", Errno::STALE);
 #[derive(Debug)]
 struct State {
     way: Way,
+    /// The file that it has, where the content may go to another.
+    kept: Option<Arc<OwnedFd>>,
     opens: u32,
     mappers: u32,
     programs: u32,
@@ -113,7 +115,7 @@ type FileId = (u64, u64);
 /// What is to be passed through.
 #[derive(Debug)]
 struct Target {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     file: FileId,
     settled: bool,
 }
@@ -166,7 +168,9 @@ impl Opens {
                 self.join(number, other.get_mut(), open, target.as_ref(), set_ids)
             }
             Entry::Vacant(first) => {
-                let state = first.insert(State { way, opens: 0, mappers: 0, programs: 0 });
+                let kept =
+                    target.as_ref().filter(|target| !target.settled).map(|target| Arc::clone(&target.fd));
+                let state = first.insert(State { way, kept, opens: 0, mappers: 0, programs: 0 });
                 let mut opened = self.join(number, state, open, target.as_ref(), set_ids)?;
                 if !keep {
                     opened.flags &= !FOPEN_KEEP_CACHE;
@@ -284,6 +288,17 @@ impl Opens {
         closed.into_iter().for_each(|way| self.unregister(way));
     }
 
+    /// The file that those who have `number` open read, if the content has gone to another one.
+    pub(crate) fn kept(&self, core: &impl Core, number: Ino) -> Result<Option<Arc<OwnedFd>>> {
+        let (kept, was) = match self.shard(number).lock().get(&number) {
+            Some(State { kept: Some(kept), way: Way::Backed { file, .. }, .. }) => (Arc::clone(kept), *file),
+            _ => return Ok(None),
+        };
+        let now =
+            core.present_file(self.aliases().file(number))?.map(|fd| Target::new(fd, false)).transpose()?;
+        Ok(now.is_none_or(|now| now.file != was).then_some(kept))
+    }
+
     /// Whether a node's attributes may change without a message.
     pub(crate) fn changes_by_itself(&self, node: Ino) -> bool {
         self.mapped.load(Ordering::Acquire) > 0
@@ -302,6 +317,6 @@ impl Opens {
 impl Target {
     fn new(fd: OwnedFd, settled: bool) -> Result<Self> {
         let stat = fstat(&fd).during("fstat")?;
-        Ok(Self { fd, file: (stat.st_dev, stat.st_ino), settled })
+        Ok(Self { fd: Arc::new(fd), file: (stat.st_dev, stat.st_ino), settled })
     }
 }

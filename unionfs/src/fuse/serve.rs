@@ -194,7 +194,7 @@ impl<C: Core> Service<C> {
             }
             Op::Removexattr { node, name } => core.removexattr(node, name).map(nothing),
             Op::Fallocate { node, mode, offset, len } => core.fallocate(node, mode, offset, len).map(nothing),
-            Op::Lseek { node, offset, whence } => out.offset(core.lseek(node, offset, whence)?),
+            Op::Lseek { node, offset, whence } => out.offset(self.lseek(node, offset, whence)?),
             Op::CopyFileRange { from, from_offset, to, to_offset, len, wide } => {
                 self.copy_file_range((from, from_offset), (to, to_offset), len, wide, out)
             }

@@ -1,6 +1,8 @@
 //! The operations of [`Service`] that need more than one line.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use super::api::Core;
 use super::op::Open;
@@ -9,7 +11,7 @@ use super::reply::{Opened, Reply, Timeout};
 use super::serve::{Service, nothing};
 use super::wire::flag;
 use crate::error::{Errno, Error, Result};
-use crate::types::{Entry, FsXattr, Ino, Name, NewNode, SetAttr};
+use crate::types::{Entry, FsXattr, Ino, Name, NewNode, Seek, SetAttr};
 
 /// `FS_IOC_GETFLAGS` of a 64-bit kernel, which the kernel sends whatever the caller is (`fs/fuse/ioctl.c`).
 const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
@@ -133,7 +135,24 @@ impl<C: Core> Service<C> {
         Ok(0)
     }
 
-    /// Copies between two files. The older message counts what was copied in 32 bits, so it copies less at a time.
+    /// The file that the kernel means by a number, and the one that is open by it if that is another.
+    fn read_by(&self, number: Ino) -> Result<(Ino, Option<Arc<OwnedFd>>)> {
+        match &self.opens {
+            Some(opens) => Ok((opens.aliases().file(number), opens.kept(&*self.core, number)?)),
+            None => Ok((number, None)),
+        }
+    }
+
+    /// Finds data or a hole of what is read by a number.
+    pub(super) fn lseek(&self, number: Ino, offset: u64, whence: Seek) -> Result<u64> {
+        match self.read_by(number)? {
+            (file, None) => self.core.lseek(file, offset, whence),
+            (_, Some(kept)) => crate::union::seek_in(&kept, offset, whence),
+        }
+    }
+
+    /// Copies between two files. The older message counts what was copied in 32 bits, so it copies less at a time. What
+    /// is read by a number that keeps an old file, the kernel reads itself (`EXDEV`; `fuse_copy_file_range`).
     pub(super) fn copy_file_range(
         &self,
         (from, from_offset): (Ino, u64),
@@ -144,6 +163,9 @@ impl<C: Core> Service<C> {
     ) -> Result<usize> {
         const NARROW_MAX: u64 = 0xffff_f000;
         let len = if wide { len } else { len.min(NARROW_MAX) };
+        let (from, None) = self.read_by(from)? else {
+            return Err(Error::rule("copy_file_range", Errno::XDEV));
+        };
         let copied = self.core.copy_file_range(from, from_offset, to, to_offset, len)?;
         if wide { out.copied(copied) } else { out.written(copied) }
     }

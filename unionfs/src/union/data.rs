@@ -207,12 +207,7 @@ impl Union {
     /// `ENXIO` past the end of the file.
     pub fn lseek(&self, node: Ino, offset: u64, whence: Seek) -> Result<u64> {
         let node = self.node(node)?;
-        let file = self.open_file(&node, false)?;
-        let to = match whence {
-            Seek::Data => SeekFrom::Data(offset),
-            Seek::Hole => SeekFrom::Hole(offset),
-        };
-        seek(&file.fd, to).during("lseek")
+        seek_in(&self.open_file(&node, false)?.fd, offset, whence)
     }
 
     /// Copies a range between two files, inside the branch's filesystem where that can.
@@ -299,6 +294,15 @@ impl Union {
         }
         self.place(node, body)?.open(OFlags::RDONLY | OFlags::NONBLOCK).during("open")
     }
+}
+
+/// Finds data or a hole of an open file.
+pub(crate) fn seek_in(file: &OwnedFd, offset: u64, whence: Seek) -> Result<u64> {
+    let to = match whence {
+        Seek::Data => SeekFrom::Data(offset),
+        Seek::Hole => SeekFrom::Hole(offset),
+    };
+    seek(file, to).during("lseek")
 }
 
 /// A lower file is read without a trace where the reader may leave none (open(2), `O_NOATIME`).

@@ -55,6 +55,7 @@ use crate::work::{Work, beside, find_links, refuse_unfinished};
 use ahead::Ahead;
 use census::Names;
 use data::OpenFile;
+pub(crate) use data::seek_in;
 use groups::{Groups, read_indexes};
 pub use live::{InUse, LiveError};
 pub(crate) use metacopy::CONTENT_LOST;

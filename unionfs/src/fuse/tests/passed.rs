@@ -157,6 +157,37 @@ fn names_of_one_file_show_one_file_while_old_readers_last() {
     assert!(fs::read_to_string(mnt.branch("low/a")).unwrap() == old);
 }
 
+/// Reads that the kernel does not make itself, but asks for, are of the old file too.
+#[test]
+fn an_old_descriptor_is_copied_and_searched_for_holes_as_what_it_is() {
+    let Some((mnt, old)) = mounted(&["f", "g"]) else { return };
+    for name in ["f", "g"] {
+        let before = File::open(mnt.at(name)).unwrap();
+        let data = |at| rustix::fs::seek(&before, rustix::fs::SeekFrom::Data(at));
+        let hole = || rustix::fs::seek(&before, rustix::fs::SeekFrom::Hole(0));
+        assert_eq!((data(9000), hole()), (Ok(9000), Ok(SIZE as u64)));
+        // By the path alone, or by an open that gives it a new number.
+        if name == "f" {
+            nix::unistd::truncate(&mnt.at(name), 7).unwrap();
+        } else {
+            fs::write(mnt.at(name), "fresh").unwrap();
+        }
+        assert_eq!((data(9000), hole()), (Ok(9000), Ok(SIZE as u64)), "{name}");
+        if name == "f" {
+            continue; // the kernel itself copies no more than the size that the inode has now
+        }
+        let copy = File::create(mnt.at("copy")).unwrap();
+        let (mut from, mut copied) = (0, 0);
+        while copied < SIZE {
+            let now =
+                rustix::fs::copy_file_range(&before, Some(&mut from), &copy, None, SIZE - copied).unwrap();
+            assert!(now > 0, "{name}: after {copied} bytes");
+            copied += now;
+        }
+        assert!(fs::read_to_string(mnt.at("copy")).unwrap() == old, "{name}");
+    }
+}
+
 /// The kernel gives a path two tries; who comes by a descriptor has no path to walk.
 #[test]
 fn a_descriptor_of_the_old_file_cannot_be_opened_anew() {
