@@ -58,7 +58,7 @@ const TRIAL: u32 = TURNS * TURN;
 /// By how much following must be quicker, summed up as the messages are: a sixteenth each.
 const MARGIN: f32 = (TURN - UNCOUNTED) as f32 * 2.0 / 16.0;
 /// Messages for which the quicker way is taken then.
-const STAY: RangeInclusive<u32> = 512..=4096;
+const STAY: RangeInclusive<u32> = 512..=16384;
 
 /// What watcher and follower share.
 #[derive(Debug)]
