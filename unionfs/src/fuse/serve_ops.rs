@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::api::Core;
 use super::op::Open;
-use super::opens::Opens;
+use super::opens::{Opens, WALK_AGAIN};
 use super::reply::{Opened, Reply, Timeout};
 use super::serve::{Service, nothing};
 use super::wire::flag;
@@ -39,9 +39,13 @@ impl<C: Core> Service<C> {
     /// An entry as the kernel is told of it: with the number that it knows the file by, and how long the attributes
     /// are valid.
     fn told(&self, entry: Entry) -> (Entry, Timeout) {
-        let attr_for = self.attr_for(entry.node);
+        let file = entry.node;
+        (self.numbered(entry), self.attr_for(file))
+    }
+
+    fn numbered(&self, entry: Entry) -> Entry {
         let number = self.opens.as_ref().map_or(entry.node, |opens| opens.aliases().tell(entry.node));
-        (Entry { node: number, ..entry }, attr_for)
+        Entry { node: number, ..entry }
     }
 
     /// Takes references back that the kernel had by a number.
@@ -72,9 +76,11 @@ impl<C: Core> Service<C> {
     }
 
     pub(super) fn created(&self, entry: Entry, open: Open, out: Reply<'_>) -> Result<usize> {
-        let (entry, attr_for) = self.told(entry);
+        let file = entry.node;
+        let entry = self.numbered(entry);
         let opened = self.open(entry.node, open.of_new()).inspect_err(|_| self.forget(entry.node, 1))?;
-        out.created(&entry, opened, self.policy.name_for, attr_for)
+        // Only now: who may map it makes them change by themselves.
+        out.created(&entry, opened, self.policy.name_for, self.attr_for(file))
     }
 
     /// Creates and opens a file that the kernel believes absent.
@@ -91,7 +97,7 @@ impl<C: Core> Service<C> {
     ) -> Result<usize> {
         let entry = self.core.create(dir, name, new).map_err(|refused| {
             let retry = refused.errno == Errno::EXIST && !open.exclusive();
-            if retry { Error { errno: Errno::STALE, ..refused } } else { refused }
+            if retry { WALK_AGAIN } else { refused }
         })?;
         self.created(entry, open, out)
     }

@@ -349,3 +349,15 @@ fn every_kind_of_open_works_in_every_order() {
         }
     }
 }
+
+/// The answer to CREATE must know that the file is open to be mapped.
+#[test]
+fn a_file_that_is_created_to_be_mapped_shows_its_times() {
+    let Some(mnt) = Mounted::new(&[], true) else { return };
+    let file = File::options().read(true).write(true).create_new(true).open(mnt.at("f")).unwrap();
+    let asked = mnt.count(Opcode::GETATTR);
+    for _ in 0..3 {
+        file.metadata().unwrap();
+    }
+    assert_eq!(mnt.count(Opcode::GETATTR), asked + 3, "attributes are asked for each time");
+}
