@@ -9,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use anyhow::{Context, bail};
 use rustix::thread::{CapabilitySet, capabilities};
 use unionfs::BranchSpec;
-use unionfs::mount::IoMode;
 use unionfs::tools::convert::has_foreign_whiteouts;
 
 use crate::cli::MountPlan;
@@ -20,7 +19,7 @@ type Identity = (u64, u64);
 /// Refuses a mount point inside a branch where the union would be part of itself, and one with files in it for those
 /// whose callers expect that.
 pub(crate) fn check(plan: &MountPlan) -> anyhow::Result<()> {
-    if plan.choice.move_on_enospc && matches!(plan.choice.io, IoMode::Passthrough | IoMode::PassthroughAll) {
+    if plan.choice.move_on_enospc && plan.choice.io.passes_through() {
         bail!(
             "moveonenospc with io=passthrough: the kernel writes past the server, which cannot move the file (leave one out)"
         );

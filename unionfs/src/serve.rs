@@ -23,6 +23,7 @@ pub(crate) const SERVE: &str = "--serve";
 const READY: &[u8] = b"ready\n";
 /// Callers of fuse-overlayfs set this to have no device whiteouts written.
 const NO_DEVICE_WHITEOUTS: &str = "FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT";
+
 /// Starts this program again to serve, and returns when the mount answers.
 ///
 /// The background process has the caller's standard error until then, so that whoever waits for its end hears all

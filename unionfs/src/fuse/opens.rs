@@ -86,15 +86,13 @@ pub(super) const WALK_AGAIN: Error = Error::rule("walk again", Errno::STALE);
 #[derive(Debug)]
 struct State {
     way: Way,
-    /// The file that it has, where the content may go to another.
-    kept: Option<Arc<OwnedFd>>,
     opens: u32,
     mappers: u32,
     programs: u32,
 }
 
 /// Where reads and writes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Way {
     /// To the kernel's page cache, and from there here.
     Cached,
@@ -104,8 +102,8 @@ enum Way {
         id: u32,
         /// Which file it is.
         file: FileId,
-        /// Whether the content will stay there.
-        settled: bool,
+        /// The file itself, where the content may go to another one.
+        kept: Option<Arc<OwnedFd>>,
     },
 }
 
@@ -148,9 +146,9 @@ impl Opens {
             return Err(WALK_AGAIN);
         }
         let node = self.aliases().file(number);
-        let held = self.shard(number).lock().get(&number).map(|state| (state.way, state.programs));
+        let held = self.shard(number).lock().get(&number).map(|state| (state.way.clone(), state.programs));
         if open.truncates() {
-            if !open.writes() && held.is_some_and(|(_, programs)| programs > 0) {
+            if !open.writes() && held.as_ref().is_some_and(|(_, programs)| *programs > 0) {
                 return Err(Error::rule("open", Errno::TXTBSY));
             }
             let change = SetAttr { size: Some(0), kill_suidgid: open.kill_suidgid, ..SetAttr::default() };
@@ -168,9 +166,7 @@ impl Opens {
                 self.join(number, other.get_mut(), open, target.as_ref(), set_ids)
             }
             Entry::Vacant(first) => {
-                let kept =
-                    target.as_ref().filter(|target| !target.settled).map(|target| Arc::clone(&target.fd));
-                let state = first.insert(State { way, kept, opens: 0, mappers: 0, programs: 0 });
+                let state = first.insert(State { way, opens: 0, mappers: 0, programs: 0 });
                 let mut opened = self.join(number, state, open, target.as_ref(), set_ids)?;
                 if !keep {
                     opened.flags &= !FOPEN_KEEP_CACHE;
@@ -197,7 +193,7 @@ impl Opens {
                     return Ok(None);
                 }
             }
-            Some(Way::Backed { settled: false, .. }) => {}
+            Some(Way::Backed { kept: Some(_), .. }) => {}
             Some(_) => return Ok(None),
         }
         core.present_file(node)?.map(|fd| Target::new(fd, false)).transpose()
@@ -209,7 +205,7 @@ impl Opens {
             return (Way::Cached, true);
         };
         match BackingId::create_raw(&*self.device, fd) {
-            Ok(id) => (Way::Backed { id, file, settled }, false),
+            Ok(id) => (Way::Backed { id, file, kept: (!settled).then(|| Arc::clone(fd)) }, false),
             Err(error) => {
                 // ELOOP: the branch is a stacked filesystem. ENFILE, ENOMEM: too many already.
                 debug!(%error, node = number.get(), "not passed through");
@@ -228,12 +224,12 @@ impl Opens {
         set_ids: bool,
     ) -> Result<Opened> {
         let program = if open.runs() { handle::PROGRAM } else { 0 };
-        let Way::Backed { id, file, settled } = state.way else {
+        let Way::Backed { id, file, ref kept } = state.way else {
             state.opens += 1;
             state.programs += u32::from(open.runs());
             return Ok(Opened { handle: program, flags: FOPEN_KEEP_CACHE | FOPEN_NOFLUSH, backing_id: 0 });
         };
-        if (open.writes() || !settled) && target.is_none_or(|target| target.file != file) {
+        if (open.writes() || kept.is_some()) && target.is_none_or(|target| target.file != file) {
             // It was copied up since others opened it, or the branches have changed. The kernel takes no second
             // backing file, and the old one may be of a branch that is not to be written.
             self.aliases().renew(number);
@@ -291,7 +287,7 @@ impl Opens {
     /// The file that those who have `number` open read, if the content has gone to another one.
     pub(crate) fn kept(&self, core: &impl Core, number: Ino) -> Result<Option<Arc<OwnedFd>>> {
         let (kept, was) = match self.shard(number).lock().get(&number) {
-            Some(State { kept: Some(kept), way: Way::Backed { file, .. }, .. }) => (Arc::clone(kept), *file),
+            Some(State { way: Way::Backed { file, kept: Some(kept), .. }, .. }) => (Arc::clone(kept), *file),
             _ => return Ok(None),
         };
         let now =

@@ -46,6 +46,13 @@ pub enum IoMode {
     PassthroughAll,
 }
 
+impl IoMode {
+    /// Whether the kernel is to read and write files of branches itself.
+    pub const fn passes_through(self) -> bool {
+        matches!(self, Self::Passthrough | Self::PassthroughAll)
+    }
+}
+
 impl FromStr for IoMode {
     type Err = &'static str;
 
@@ -290,8 +297,7 @@ impl MountOptions {
 
     /// What is worth asking the kernel for. Passing through excludes the writeback cache.
     fn wish(&self) -> Wish {
-        let wanted = matches!(self.io, IoMode::Passthrough | IoMode::PassthroughAll);
-        let passthrough = wanted && !self.writeback && attach::may_pass_through();
+        let passthrough = self.io.passes_through() && !self.writeback && attach::may_pass_through();
         Wish { writeback: self.writeback, acl: self.acl, outside: self.outside, passthrough, uring: false }
     }
 
